@@ -1,0 +1,46 @@
+"""What host, shim and guest agree on, as plain constants.
+
+The guest agent and the shim import this module, so it imports nothing itself.
+The messages are in ``protos/``; the handshake below is the one exchange that
+happens before gRPC does.
+
+The control port is a virtio-serial port between shim and agent that carries
+JSON objects, one to a line of at most ``CONTROL_LINE_BYTES``::
+
+    agent  -> shim    {"type": "waiting", "version": V}
+    shim   -> agent   {"type": "hello", "nonce": N, "unix_time_ns": T, "entropy": HEX}
+    agent  -> shim    {"type": "ready", "nonce": N}
+    shim   -> agent   {"type": "stop"}       (at any time after "ready")
+
+When the agent has answered this start's nonce, the shim connects to the ready
+socket and sends ``ready N`` and a newline: so an accepted, authenticated
+connection means that the guest answers calls, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: gRPC connections a guest offers: one each for this many host processes.
+AGENT_PORTS: Final = 4
+#: virtio-serial port names, as the guest sees them in /sys/class/virtio-ports.
+CONTROL_PORT_NAME: Final = "boxlite.control"
+AGENT_PORT_NAME: Final = "boxlite.agent.{index}"
+
+CONTROL_LINE_BYTES: Final = 4096
+#: Bytes of fresh randomness that the shim mixes into the guest's pool at every start.
+ENTROPY_BYTES: Final = 64
+
+#: Each side refuses a larger gRPC message before buffering it.
+MAX_MESSAGE_BYTES: Final = 1 << 20
+#: The most that one stdin, stdout or stderr message carries.
+CHUNK_BYTES: Final = 1 << 16
+#: Output that may be on its way or unread per stream, and the same for stdin.
+OUTPUT_WINDOW_BYTES: Final = 1 << 18
+STDIN_WINDOW_BYTES: Final = 1 << 18
+PING_PAYLOAD_BYTES: Final = 1024
+
+#: What every console line of the agent starts with: crash reports look for it.
+AGENT_CONSOLE_MARK: Final = "[guest]"
+#: A panic() of the kernel prints this.
+KERNEL_PANIC_MARK: Final = "Kernel panic - not syncing"
