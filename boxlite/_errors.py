@@ -147,7 +147,8 @@ class CommandFailedError(BoxliteError):
     def __init__(self, argv: tuple[str, ...], result: ExecResult) -> None:
         tail = result.stderr[-2000:].decode(errors="replace").strip()
         super().__init__(
-            f"the command {argv!r} {result.describe()}" + (f"; stderr ends:\n{tail}" if tail else "")
+            f"the command {argv!r} {result.describe()}"
+            + (f"; stderr ends:\n{tail}" if tail else "")
         )
         self.argv = argv
         self.result = result

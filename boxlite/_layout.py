@@ -1,4 +1,4 @@
-"""Where everything lies on disk. Paths only: nothing here creates or removes.
+r"""Where everything lies on disk. Paths only: nothing here creates or removes.
 
 ::
 
@@ -8,7 +8,7 @@
       tmp/                     what is being made; wiped when a runtime starts
       boxes/<id>/              0700
         sockets/ready.sock  sockets/agent0.sock ...
-        shim.pid  vm.pid       "pid\\nstart time in clock ticks\\n"
+        shim.pid  vm.pid       "pid\nstart time in clock ticks\n"
         exit                   JSON, written once by the shim (see boxlite.shim)
         shim.stderr            what shim and QEMU wrote to stderr, bounded
         console.log  console.log.old    the serial console, bounded by rotation

@@ -1,0 +1,1 @@
+"""Boxes for Trio programs: real virtual machines in which untrusted code runs."""

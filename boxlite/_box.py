@@ -1,0 +1,316 @@
+"""A box, and what holds while one is open.
+
+A box is a nursery: the session with the guest and the watch over its VM are
+tasks in it, the user's block runs in a cancel scope of it, and leaving the
+block ends them all.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ._command import Command, TerminalSize, check_command
+from ._errors import (
+    BoxCrashedError,
+    BoxliteError,
+    CommandFailedError,
+    CommandTimeoutError,
+    GuestError,
+    GuestLostError,
+    InvalidOptionError,
+    StateError,
+)
+from ._execution import Capture, Execution
+from ._options import check_seconds
+from ._scopes import open_nursery_unwrapped
+from ._startup.crash import crash_report
+from ._startup.pipeline import StageLog, run_stages
+from ._startup.stages import COLD_START, Startup
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from ._layout import HomeLayout
+    from ._options import BoxOptions, RuntimeOptions
+    from ._report import CrashReport
+    from ._result import ExecResult
+    from ._rpc.convert import GuestInfo
+    from ._startup.pipeline import StageEvent
+
+#: What run() keeps of each stream unless it is told otherwise.
+MAX_OUTPUT_DEFAULT: Final = 16 << 20
+_PING_SECONDS: Final = 10.0
+# A lost connection is nearly always the VM's death, seen a moment early.
+_VERDICT_SECONDS: Final = 2.0
+# How long a killed command's last output and exit are waited for.
+_KILLED_SECONDS: Final = 5.0
+
+
+class Box:
+    """A running virtual machine that takes commands.
+
+    Made by :meth:`Runtime.open_box`, and usable until its block ends. Any
+    number of tasks may use it at once.
+
+    When the VM dies, the block is cancelled and leaving it raises
+    :class:`BoxCrashedError`; a call from a task outside the block raises it
+    directly.
+
+    Attributes:
+        id: The box's id, unique in its home.
+        options: What it was asked to be.
+        guest: What the guest says about itself.
+        timings: The stages of its start and the seconds that each took.
+    """
+
+    def __init__(self, start: Startup, body: trio.CancelScope) -> None:
+        self._start = start
+        self._body = body
+        self._state = "running"
+        self._died = trio.Event()
+        self.crash: CrashReport | None = None
+        self.id = start.box_id
+        self.options: BoxOptions = start.options
+        self.guest: GuestInfo = start.guest
+        self.timings = tuple(start.log.timings)
+
+    def __repr__(self) -> str:
+        return f"<boxlite.Box {self.id} {self._state}>"
+
+    @property
+    def shim_pid(self) -> int:
+        """The process id of the shim, for diagnosis."""
+        return self._start.shim.pid
+
+    async def ping(self, *, timeout: float = _PING_SECONDS) -> float:
+        """Ask the guest for a sign of life; return the round trip in seconds.
+
+        Raises:
+            GuestTimeoutError: No answer within ``timeout`` seconds.
+            BoxCrashedError: The VM died.
+        """
+        began = trio.current_time()
+        async with self._calling():
+            await self._start.session.ping(timeout=check_seconds("timeout", timeout))
+        return trio.current_time() - began
+
+    @asynccontextmanager
+    async def exec(
+        self,
+        command: Sequence[str | bytes | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] = "/",
+        terminal: TerminalSize | None = None,
+    ) -> AsyncIterator[Execution]:
+        """Run a command and talk to it while it runs.
+
+        Entering it returns when the command has started. Leaving the block in
+        the ordinary way closes standard input, drops unread output and waits
+        for the command to end. An exception or a cancellation that leaves the
+        block kills the command's whole process group with SIGKILL.
+
+        Args:
+            command: The program, looked up on the command's own ``PATH``, and
+                its arguments. No shell is involved.
+            env: Variables over the box's.
+            cwd: An absolute path in the box.
+            terminal: Give it a pseudo-terminal of this size; then stderr is
+                empty and everything arrives on stdout.
+
+        Raises:
+            InvalidOptionError: The command cannot be given to a program.
+            ExecStartError: The guest could not start it: the program is not
+                there (``exit_code`` 127), cannot be executed (126), or the
+                directory is not there (125).
+            BoxCrashedError: The VM died.
+        """
+        checked = self._checked(command, env=env, cwd=cwd, terminal=terminal)
+        async with (
+            self._calling(),
+            self._start.session.execute(checked) as raw,
+        ):
+            execution = Execution(raw, pid=await raw.wait_started(), words=checked.words)
+            yield execution
+            await execution.finish()
+
+    async def run(
+        self,
+        command: Sequence[str | bytes | os.PathLike[str]],
+        *,
+        input: bytes = b"",  # noqa: A002 - the name that subprocess taught
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] = "/",
+        timeout: float | None = None,
+        check: bool = False,
+        max_output: int = MAX_OUTPUT_DEFAULT,
+    ) -> ExecResult:
+        """Run a command to its end and return its exit and output.
+
+        Cancelling it kills the command's whole process group.
+
+        Args:
+            command: The program, looked up on the command's own ``PATH``, and
+                its arguments. No shell is involved.
+            input: Bytes for standard input, which is closed after them.
+            env: Variables over the box's.
+            cwd: An absolute path in the box.
+            timeout: Seconds after which the command is killed. Default: none.
+            check: Raise if it does not exit with 0.
+            max_output: Bytes to keep of each stream; what comes after is read,
+                dropped and flagged in the result. Default 16 MiB.
+
+        Returns:
+            The result. A non-zero exit is a result, unless ``check``.
+
+        Raises:
+            InvalidOptionError: An argument cannot work.
+            ExecStartError: The guest could not start the command.
+            CommandTimeoutError: ``timeout`` ran out; has the output so far.
+            CommandFailedError: ``check``, and it did not exit with 0.
+            BoxCrashedError: The VM died.
+        """
+        limit = None if timeout is None else check_seconds("timeout", timeout)
+        if not isinstance(input, (bytes, bytearray, memoryview)):
+            raise InvalidOptionError("input", input, "bytes")
+        if not isinstance(max_output, int) or isinstance(max_output, bool) or max_output < 0:
+            raise InvalidOptionError("max_output", max_output, "a number of bytes, 0 or more")
+        captures = Capture(max_output), Capture(max_output)
+        async with self.exec(command, env=env, cwd=cwd) as execution:
+            with trio.move_on_after(limit or float("inf")) as scope:
+                await _communicate(execution, bytes(input), captures)
+            if scope.cancelled_caught:
+                with trio.move_on_after(_KILLED_SECONDS):
+                    await execution.kill()
+                    await _communicate(execution, None, captures)
+        result = execution.result(*captures)
+        if scope.cancelled_caught and limit is not None:
+            raise CommandTimeoutError(execution.words, limit, result)
+        if check and result.exit_code != 0:
+            raise CommandFailedError(execution.words, result)
+        return result
+
+    def _checked(
+        self,
+        command: Sequence[str | bytes | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None,
+        cwd: str | os.PathLike[str],
+        terminal: TerminalSize | None,
+    ) -> Command:
+        return check_command(command, env=env, cwd=cwd, terminal=terminal, beneath=self.options.env)
+
+    @asynccontextmanager
+    async def _calling(self) -> AsyncIterator[None]:
+        """Hold for every call to the guest: a loss that is the VM's death is told as such."""
+        if self._state == "closed":
+            raise StateError("use the box", required="running", actual="closed")
+        try:
+            yield
+        except GuestLostError as exc:
+            with trio.move_on_after(_VERDICT_SECONDS):
+                await self._died.wait()
+            # Inside the block, the death has cancelled it by now, and that is
+            # what the user's own nurseries should see: not one error per task.
+            await trio.lowlevel.checkpoint()
+            if self.crash is not None:
+                raise BoxCrashedError(self.crash) from exc
+            raise
+
+    async def _watch(self) -> None:
+        """Wait for the VM's death; tell everyone who is concerned."""
+        start = self._start
+        await start.shim.watch.wait()
+        self._state = "crashed"
+        self.crash = crash_report(start.circumstances(), phase="run", exit_code=start.shim.reap())
+        self._died.set()
+        self._body.cancel()
+
+    async def _ask_to_stop(self) -> None:
+        """Ask the guest to end its commands and power off, and wait for that; bounded."""
+        grace = self.options.stop_grace
+        self._state = "stopping"
+        with trio.move_on_after(grace + _VERDICT_SECONDS):
+            try:
+                await self._start.session.shutdown(grace=grace, timeout=grace + _VERDICT_SECONDS)
+            except GuestError:
+                return  # The next rung of the ladder does not need the guest's consent.
+            await self._start.shim.watch.wait()
+
+
+async def _communicate(
+    execution: Execution, data: bytes | None, captures: tuple[Capture, Capture]
+) -> None:
+    """Feed a command and read both of its streams, until it has ended."""
+    async with open_nursery_unwrapped() as nursery:
+        if data is not None:
+            nursery.start_soon(execution.feed, data)
+        nursery.start_soon(captures[0].drain, execution.stdout)
+        nursery.start_soon(captures[1].drain, execution.stderr)
+    await execution.wait()
+
+
+@asynccontextmanager
+async def open_box(
+    box_id: str,
+    *,
+    options: BoxOptions,
+    runtime: RuntimeOptions,
+    home: HomeLayout,
+    listener: Callable[[StageEvent], object] | None,
+) -> AsyncIterator[Box]:
+    """Start a box, run the block, stop the box.
+
+    Which error leaves it, when there are several to choose from:
+
+    1. an exception from the block that is not about the guest's loss is the
+       user's own, and wins; if the VM died too, a note on it says so;
+    2. a VM that died during the block is one :class:`BoxCrashedError`;
+    3. a lost connection to a living guest is a :class:`GuestLostError`.
+
+    A cancellation from outside stays a cancellation.
+    """
+    async with AsyncExitStack() as undo, open_nursery_unwrapped() as nursery:
+        start = Startup(
+            box_id=box_id,
+            options=options,
+            runtime=runtime,
+            home=home,
+            nursery=nursery,
+            undo=undo,
+            log=StageLog(box_id=box_id, listener=listener),
+        )
+        await run_stages(COLD_START, start, start.log)
+        body = trio.CancelScope()
+        box = Box(start, body)
+        watch_scope = trio.CancelScope()
+
+        async def watch() -> None:
+            with watch_scope:
+                await box._watch()  # noqa: SLF001 - the box's own task
+
+        nursery.start_soon(watch, name="VM watch")
+        lost: BoxliteError | None = None
+        try:
+            with body:
+                yield box
+        except (GuestLostError, BoxCrashedError) as exc:
+            lost = exc
+        except Exception as exc:
+            if box.crash is not None:
+                exc.add_note(f"the box died too: {box.crash.headline}")
+            raise
+        finally:
+            if box.crash is None:
+                # From here on the VM's end is wanted.
+                watch_scope.cancel()
+        if box.crash is not None:
+            raise BoxCrashedError(box.crash) from lost
+        if lost is not None:
+            raise lost
+        await box._ask_to_stop()  # noqa: SLF001
+        nursery.cancel_scope.cancel()

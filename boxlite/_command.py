@@ -1,0 +1,116 @@
+"""A command for the guest, checked before it is sent anywhere."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from ._errors import InvalidOptionError
+from ._options import environment_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Linux takes at most 128 KiB in one argument (MAX_ARG_STRLEN, execve(2)).
+ARGUMENT_BYTES_MAX: Final = 131_071
+#: All arguments and variables together; leaves room in one message to the guest.
+COMMAND_BYTES_MAX: Final = 512 << 10
+
+#: The environment that a command gets beneath what the caller says.
+DEFAULT_ENVIRONMENT: Final = (
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/root"),
+    ("LANG", "C.UTF-8"),
+)
+
+
+@attrs.frozen(kw_only=True)
+class TerminalSize:
+    """The size of a terminal in character cells, 1 to 65,535 each."""
+
+    rows: int = 24
+    columns: int = 80
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (("rows", self.rows), ("columns", self.columns)):
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65_535:
+                raise InvalidOptionError(name, value, "a whole number from 1 to 65535")
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What runs in the guest, as the kernel takes it. Made by :func:`check_command`."""
+
+    argv: tuple[bytes, ...]
+    env: tuple[tuple[bytes, bytes], ...]
+    cwd: bytes
+    terminal: TerminalSize | None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The arguments as text, for messages."""
+        return tuple(word.decode(errors="backslashreplace") for word in self.argv)
+
+
+def check_command(
+    command: Sequence[str | bytes | os.PathLike[str]],
+    *,
+    env: Mapping[str, str] | None,
+    cwd: str | os.PathLike[str],
+    terminal: TerminalSize | None,
+    beneath: tuple[tuple[str, str], ...],
+) -> Command:
+    """Return a command that the guest can be asked to run.
+
+    Args:
+        command: The program and its arguments, at least the program.
+        env: Variables over those beneath.
+        cwd: The directory to run in, absolute.
+        terminal: The size of its terminal, if it is to have one.
+        beneath: The variables of the box.
+
+    Raises:
+        InvalidOptionError: A part of it cannot be given to a program.
+    """
+    if isinstance(command, (str, bytes)):
+        allowed = 'a list of arguments, such as ["sh", "-c", "..."]'
+        raise InvalidOptionError("command", command, allowed)
+    argv = tuple(_argument(index, word) for index, word in enumerate(command))
+    if not argv or not argv[0]:
+        raise InvalidOptionError("command", list(command), "a program and its arguments")
+    variables = dict(DEFAULT_ENVIRONMENT)
+    if terminal is not None:
+        variables["TERM"] = "xterm-256color"
+    variables.update(beneath)
+    variables.update(environment_pairs("env", env))
+    pairs = tuple((_bytes(name), _bytes(value)) for name, value in variables.items())
+    size = sum(map(len, argv)) + sum(len(name) + len(value) for name, value in pairs)
+    if size > COMMAND_BYTES_MAX:
+        allowed = f"at most {COMMAND_BYTES_MAX} bytes of arguments and environment together"
+        raise InvalidOptionError("command", f"{size} bytes", allowed)
+    where = os.fspath(cwd)
+    if not isinstance(where, str) or not where.startswith("/") or "\0" in where:
+        raise InvalidOptionError("cwd", where, "an absolute path in the box, without NUL")
+    if terminal is not None and not isinstance(terminal, TerminalSize):
+        raise InvalidOptionError("terminal", terminal, "a TerminalSize")
+    return Command(argv=argv, env=pairs, cwd=_bytes(where), terminal=terminal)
+
+
+def _argument(index: int, word: object) -> bytes:
+    field = f"command[{index}]"
+    if isinstance(word, os.PathLike):
+        word = os.fspath(word)
+    if not isinstance(word, (str, bytes)):
+        raise InvalidOptionError(field, word, "a str, bytes or os.PathLike")
+    data = _bytes(word)
+    if b"\0" in data:
+        raise InvalidOptionError(field, word, "without a NUL character")
+    if len(data) > ARGUMENT_BYTES_MAX:
+        raise InvalidOptionError(field, f"{len(data)} bytes", f"at most {ARGUMENT_BYTES_MAX} bytes")
+    return data
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8", errors="surrogateescape")

@@ -1,0 +1,201 @@
+"""A command while it runs, with Trio's own kinds of stream."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Literal
+
+import trio
+
+from ._errors import InvalidOptionError
+from ._result import ExecResult
+
+if TYPE_CHECKING:
+    from ._command import TerminalSize
+    from ._rpc.execution import RawExecution
+
+_READ_BYTES: Final = 64 << 10
+
+
+class CommandInput(trio.abc.SendStream):
+    """A command's standard input.
+
+    Sending waits while the command does not read: at most 256 KiB are on the
+    way. Closing it is the end of the command's input.
+    """
+
+    def __init__(self, raw: RawExecution) -> None:
+        self._raw = raw
+        self._closed = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of the data.
+
+        Raises:
+            trio.BrokenResourceError: The command has ended.
+            trio.ClosedResourceError: This end was closed.
+        """
+        if self._closed:
+            raise trio.ClosedResourceError("this end was closed")
+        await self._raw.send_stdin(bytes(data))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Checkpoint; whether sending will block is the guest's to know."""
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Close standard input. Idempotent; a command that has ended is fine."""
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._closed = True
+        with suppress(trio.BrokenResourceError):
+            await self._raw.close_stdin()
+
+
+class CommandOutput(trio.abc.ReceiveStream):
+    """A command's standard output or standard error.
+
+    A stream that nobody reads stops the command's writing to it after 256 KiB,
+    and does not hold up the other one.
+    """
+
+    def __init__(self, raw: RawExecution, stream: Literal["stdout", "stderr"]) -> None:
+        self._raw = raw
+        self._stream = stream
+        self._closed = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return some bytes as soon as there are any; ``b""`` at the end."""
+        if self._closed:
+            raise trio.ClosedResourceError("this end was closed")
+        if max_bytes is None:
+            max_bytes = _READ_BYTES
+        if max_bytes < 1:
+            raise InvalidOptionError("max_bytes", max_bytes, "at least 1")
+        return await self._raw.receive(self._stream, max_bytes)
+
+    async def discard(self) -> None:
+        """Read to the end and drop it."""
+        while await self._raw.receive(self._stream, _READ_BYTES):
+            pass
+
+    async def aclose(self) -> None:
+        """Stop reading; what still comes is dropped when the block ends. Idempotent."""
+        self._closed = True
+        await trio.lowlevel.checkpoint()
+
+
+class Execution:
+    """One command in a box, from start to exit.
+
+    Attributes:
+        stdin: Its standard input.
+        stdout: Its standard output; everything, if it has a terminal.
+        stderr: Its standard error.
+        pid: Its process id in the guest.
+        words: Its arguments, as text.
+    """
+
+    def __init__(self, raw: RawExecution, *, pid: int, words: tuple[str, ...]) -> None:
+        self._raw = raw
+        self.stdin = CommandInput(raw)
+        self.stdout = CommandOutput(raw, "stdout")
+        self.stderr = CommandOutput(raw, "stderr")
+        self.pid = pid
+        self.words = words
+        self._exit: ExecResult | None = None
+
+    def __repr__(self) -> str:
+        state = "running" if self._exit is None else self._exit.describe()
+        return f"<boxlite.Execution pid {self.pid} {state}>"
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code once :meth:`wait` has returned: 128 + n for signal n; None before."""
+        return None if self._exit is None else self._exit.exit_code
+
+    async def wait(self) -> int:
+        """Return the exit code when the command has ended: 128 + n for signal n.
+
+        As with a process on the host, a command whose output nobody reads may
+        never end.
+        """
+        exited = await self._raw.wait()
+        number = exited.signal or None
+        code = exited.exit_code if number is None else 128 + number
+        self._exit = ExecResult(exit_code=code, signal=number)
+        return code
+
+    async def send_signal(self, number: int) -> None:
+        """Send a signal to the command's process group. A command that has ended is fine."""
+        try:
+            await self._raw.send_signal(signal.Signals(number).value)
+        except ValueError:
+            raise InvalidOptionError("signal", number, "the number of a signal") from None
+        except trio.BrokenResourceError:
+            pass
+
+    async def terminate(self) -> None:
+        """Send SIGTERM to the command's process group."""
+        await self.send_signal(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """Send SIGKILL to the command's process group."""
+        await self.send_signal(signal.SIGKILL)
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Tell the command's terminal its new size. Without one, nothing happens."""
+        await self._raw.resize(size.rows, size.columns)
+
+    async def feed(self, data: bytes) -> None:
+        """Send data to standard input and close it; a command that does not want it is fine."""
+        with suppress(trio.BrokenResourceError):
+            await self.stdin.send_all(data)
+        await self.stdin.aclose()
+
+    async def finish(self) -> None:
+        """Close standard input, drop unread output and wait for the command to end."""
+        await self.stdin.aclose()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.stdout.discard)
+            nursery.start_soon(self.stderr.discard)
+        await self.wait()
+
+    def result(self, stdout: Capture, stderr: Capture) -> ExecResult:
+        """Return the exit together with what was captured."""
+        ended = self._exit or ExecResult(exit_code=128 + signal.SIGKILL, signal=signal.SIGKILL)
+        return ExecResult(
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+            stdout=stdout.data,
+            stderr=stderr.data,
+            stdout_truncated=stdout.truncated,
+            stderr_truncated=stderr.truncated,
+        )
+
+
+class Capture:
+    """Output as it comes in, up to a limit; what comes after is counted out.
+
+    Args:
+        limit: The most bytes to keep.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+        self.truncated = False
+
+    @property
+    def data(self) -> bytes:
+        """What was kept."""
+        return bytes(self._kept)
+
+    async def drain(self, stream: CommandOutput) -> None:
+        """Read a stream to its end."""
+        while chunk := await stream.receive_some():
+            room = self._limit - len(self._kept)
+            self._kept += chunk[:room]
+            self.truncated = self.truncated or len(chunk) > room

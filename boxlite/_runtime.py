@@ -1,0 +1,209 @@
+"""A runtime: the owner of a home directory, and the maker of boxes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import string
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ._box import Box, open_box
+from ._errors import HostError, RuntimeInUseError, StateError
+from ._layout import BoxLayout, HomeLayout
+from ._options import BoxOptions, RuntimeOptions, options_from
+from ._preflight import prepare_home
+from ._process import read_pid_file
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from ._startup.pipeline import StageEvent
+
+#: 36 ** 12 ids: two of them never meet, and they are valid host names.
+_ID_ALPHABET: Final = string.digits + string.ascii_lowercase
+_ID_LENGTH: Final = 12
+#: Directories of failed boxes that a home keeps; they are small, but not nothing.
+FAILURES_KEPT: Final = 20
+# Longer than the ladder that stops one box; boxes stop at the same time.
+_CLOSE_SECONDS: Final = 60.0
+
+
+class Runtime:
+    """The owner of one home directory. Made by :func:`open_runtime`.
+
+    Attributes:
+        options: What it was asked to be.
+        home: Where it keeps things.
+    """
+
+    def __init__(self, options: RuntimeOptions) -> None:
+        self.options = options
+        self.home = HomeLayout(options.home)
+        self._open: set[trio.CancelScope] = set()
+        self._closed = False
+        self._all_closed = trio.Event()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._open)} boxes"
+        return f"<boxlite.Runtime {self.options.home} {state}>"
+
+    @asynccontextmanager
+    async def open_box(
+        self,
+        options: BoxOptions | None = None,
+        *,
+        on_stage: Callable[[StageEvent], object] | None = None,
+        **changes: object,
+    ) -> AsyncIterator[Box]:
+        """Start a box, and stop it when the block ends.
+
+        Entering it returns when the guest answers. Leaving it stops the box in
+        order: the guest is asked, then signalled, then killed, each step
+        bounded; when this returns, no process, descriptor, socket or directory
+        of the box is left. Only a box that failed keeps the files that explain
+        why, and the error names them.
+
+        Cancelling it at any moment, start included, kills the VM at once and
+        leaves nothing behind.
+
+        An exception from the block comes out as it is. When the VM dies, the
+        block is cancelled and one :class:`BoxCrashedError` comes out.
+
+        Args:
+            options: What the box is to be; or give its fields as keywords, or
+                both, and the keywords win.
+            on_stage: Called synchronously with every event of the start.
+            changes: Fields of :class:`BoxOptions`.
+
+        Raises:
+            InvalidOptionError: An option is not allowed; nothing was made.
+            HostError: This machine lacks something; nothing was made.
+            BoxStartError: The box did not become ready.
+            BoxCrashedError: The box died while the block ran.
+            StateError: The runtime is closed, or was closed under the block.
+        """
+        wanted = options_from(BoxOptions, options, changes)
+        if self._closed:
+            raise StateError("open a box", required="an open runtime", actual="closed")
+        box_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+        scope = trio.CancelScope()
+        self._open.add(scope)
+        try:
+            with scope:
+                async with open_box(
+                    box_id,
+                    options=wanted,
+                    runtime=self.options,
+                    home=self.home,
+                    listener=on_stage,
+                ) as box:
+                    yield box
+        finally:
+            self._forget(scope)
+        if scope.cancelled_caught:
+            raise StateError(
+                f"go on with box {box_id}", required="an open runtime", actual="closed"
+            )
+
+    def _forget(self, scope: trio.CancelScope) -> None:
+        self._open.discard(scope)
+        if self._closed and not self._open:
+            self._all_closed.set()
+
+    async def _close(self) -> None:
+        """Close every box that another task still has open, and wait for that."""
+        self._closed = True
+        if not self._open:
+            return
+        for scope in self._open:
+            scope.cancel()
+        # The lock must not be given up while a VM of this home still runs.
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await self._all_closed.wait()
+
+
+@asynccontextmanager
+async def open_runtime(
+    options: RuntimeOptions | None = None, **changes: object
+) -> AsyncIterator[Runtime]:
+    """Own a home directory while the block runs.
+
+    Leaving the block closes the boxes that other tasks still have open.
+
+    Args:
+        options: What the runtime is to be; or give its fields as keywords, or
+            both, and the keywords win.
+        changes: Fields of :class:`RuntimeOptions`.
+
+    Raises:
+        InvalidOptionError: An option is not allowed.
+        HostError: The home cannot be used.
+        RuntimeInUseError: Another runtime, here or in another process, has it.
+    """
+    runtime = Runtime(options_from(RuntimeOptions, options, changes))
+    prepare_home(runtime.home)
+    with _locked(runtime.home):
+        _tidy(runtime.home)
+        await trio.lowlevel.checkpoint()
+        try:
+            yield runtime
+        finally:
+            await runtime._close()  # noqa: SLF001 - the other half of this function
+
+
+@contextmanager
+def _locked(home: HomeLayout) -> Iterator[None]:
+    try:
+        fd = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise HostError(
+            f"the lock {home.lock} cannot be opened: {exc.strerror}", fix="Check its rights."
+        ) from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeInUseError(home.root, _owner(fd)) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _owner(fd: int) -> int | None:
+    with suppress(OSError, ValueError):
+        return int(os.pread(fd, 32, 0))
+    return None
+
+
+def _tidy(home: HomeLayout) -> None:
+    """Empty tmp, and keep only the newest of the failed boxes' directories.
+
+    A program that was killed leaves directories whose boxes are dead; one
+    whose shim still lives, because it has yet to notice, is left alone.
+    """
+    for entry in home.tmp.iterdir():
+        _remove(entry)
+    dead = [path for path in home.boxes.iterdir() if not _alive(BoxLayout(path))]
+    dead.sort(key=lambda path: path.lstat().st_mtime, reverse=True)
+    for path in dead[FAILURES_KEPT:]:
+        _remove(path)
+
+
+def _alive(layout: BoxLayout) -> bool:
+    shim = read_pid_file(layout.shim_pid)
+    return shim is not None and shim.is_alive()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,219 @@
+"""Starting the shim of a box, and ending it for certain.
+
+The host makes every descriptor that shim and QEMU need before the shim exists,
+so the shim can start QEMU without importing anything that makes descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from boxlite._errors import HostError
+from boxlite._process import ExitWatch, read_pid_file
+from boxlite._sockets import bind_unix
+
+from .argv import SocketChardev
+from .shim_command import shim_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from boxlite._layout import BoxLayout
+
+#: The shim's own ladder: 3 s for the guest, 2 s for QEMU's SIGTERM, and some to spare.
+TERM_SECONDS: Final = 6.0
+KILL_SECONDS: Final = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class Chardevs:
+    """The VM's ends of its sockets, named as QEMU will name them."""
+
+    control: SocketChardev
+    console: SocketChardev
+    agents: Sequence[SocketChardev]
+
+
+class Shim:
+    """A running shim, our child. Made by :func:`spawn_shim`.
+
+    Attributes:
+        watch: Its end, through a pidfd.
+        argv: QEMU's command line.
+    """
+
+    def __init__(
+        self,
+        child: subprocess.Popen[bytes],
+        watch: ExitWatch,
+        lifeline: int | None,
+        layout: BoxLayout,
+        argv: Sequence[str],
+    ) -> None:
+        self._child = child
+        self._lifeline = lifeline
+        self._layout = layout
+        self.watch = watch
+        self.argv = tuple(argv)
+
+    @property
+    def pid(self) -> int:
+        """The shim's process id."""
+        return self._child.pid
+
+    def reap(self) -> int | None:
+        """Collect the exit code if the shim has ended: -n when signal n ended it."""
+        return self._child.poll()
+
+    async def stop(self, *, kill: bool = False) -> None:
+        """End the shim and its VM, reap the shim and release its descriptors.
+
+        SIGTERM asks the shim for its own orderly ladder; when that takes too
+        long, or with ``kill``, SIGKILL ends both: QEMU dies with its parent, and
+        is killed by its own pid file in case it did not. Idempotent.
+
+        Cancelling it moves straight on to SIGKILL; it always returns within
+        ``TERM_SECONDS + KILL_SECONDS``, shielded for the second part only.
+
+        Raises:
+            HostError: A process is still there after SIGKILL: it is stuck in
+                the kernel.
+        """
+        try:
+            if not kill and not self.watch.has_ended():
+                self.watch.send_signal(signal.SIGTERM)
+                with trio.move_on_after(TERM_SECONDS):
+                    await self.watch.wait()
+        finally:
+            # Without the shield, a cancelled caller would leave the VM running.
+            with trio.move_on_after(KILL_SECONDS, shield=True) as scope:
+                await self._kill()
+            self._release()
+        if scope.cancelled_caught:
+            raise HostError(
+                f"the VM of {self._layout.root} is still there {KILL_SECONDS:g} s after SIGKILL"
+                f" (shim {self.pid})",
+                fix="It hangs in the kernel; look at dmesg.",
+            )
+
+    async def _kill(self) -> None:
+        vm = read_pid_file(self._layout.vm_pid)
+        self.watch.send_signal(signal.SIGKILL)
+        await self.watch.wait()
+        self.reap()
+        if vm is not None and vm.is_alive():
+            with ExitWatch(vm.pid) as watch:
+                # Looked at again: now that it is watched, the pid cannot change hands unseen.
+                if vm.is_alive():
+                    watch.send_signal(signal.SIGKILL)
+                    await watch.wait()
+
+    def _release(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+        self.watch.close()
+
+
+def spawn_shim(
+    layout: BoxLayout,
+    *,
+    nonce: str,
+    make_argv: Callable[[Chardevs], Sequence[str]],
+    detach: bool = False,
+) -> Shim:
+    """Start the shim of a box, and through it the VM.
+
+    It does not block for longer than a fork and an exec take, and there is no
+    checkpoint in it: either the caller has the shim in hand, or there is none.
+
+    Args:
+        layout: The box's directory, already made.
+        nonce: 32 hexadecimal digits that the ready announcement must carry.
+        make_argv: Returns QEMU's command line for the sockets it is given.
+        detach: Let the VM outlive this process.
+
+    Raises:
+        HostError: The sockets, the files or the process could not be made.
+    """
+    with ExitStack() as ours:
+        try:
+            vm_fds: list[int] = []
+
+            def pair(name: str) -> tuple[int, SocketChardev]:
+                for_shim, for_vm = socket.socketpair()
+                ours.enter_context(for_shim)
+                ours.enter_context(for_vm)
+                vm_fds.append(for_vm.fileno())
+                return for_shim.fileno(), SocketChardev(id=name, fd=for_vm.fileno())
+
+            def listening(index: int) -> SocketChardev:
+                listener = ours.enter_context(bind_unix(layout.agent_sockets[index], backlog=1))
+                vm_fds.append(listener.fileno())
+                return SocketChardev(id=f"agent{index}", fd=listener.fileno(), listening=True)
+
+            control_fd, control = pair("control")
+            console_fd, console = pair("console")
+            agents = [listening(index) for index in range(len(layout.agent_sockets))]
+            argv = make_argv(Chardevs(control=control, console=console, agents=agents))
+            stderr = ours.enter_context(layout.shim_stderr.open("ab", buffering=0))
+            reader, writer = os.pipe()
+            ours.callback(os.close, reader)
+            lifeline = ours.enter_context(ExitStack())
+            lifeline.callback(os.close, writer)
+            os.write(writer, f"{nonce}\n".encode())
+            child = subprocess.Popen(
+                shim_command(
+                    box_dir=layout.root,
+                    control_fd=control_fd,
+                    console_fd=console_fd,
+                    vm_fds=vm_fds,
+                    detach=detach,
+                    vm_argv=argv,
+                ),
+                stdin=reader,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                pass_fds=(control_fd, console_fd, *vm_fds),
+                cwd="/",
+                env=_shim_environment(),
+                # A ^C at the terminal is for the program, which then stops its boxes in order.
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise HostError(
+                f"the shim of {layout.root} cannot be started: {exc}",
+                fix="If descriptors or processes ran out, raise the limit (ulimit -n, ulimit -u).",
+            ) from exc
+        try:
+            watch = ExitWatch(child.pid)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        lifeline.pop_all()
+    return Shim(child, watch, writer, layout, argv)
+
+
+def _shim_environment() -> dict[str, str]:
+    # The caller's environment may hold secrets, and QEMU needs nothing of it
+    # but where to find its programs and libraries.
+    kept = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "LC_ALL")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def remove_sockets(layout: BoxLayout) -> None:
+    """Remove the socket files of a box that is gone. Missing ones are fine."""
+    for path in (layout.ready_socket, *layout.agent_sockets):
+        with suppress(OSError):
+            path.unlink()
+    with suppress(OSError):
+        layout.sockets.rmdir()
