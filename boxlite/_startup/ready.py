@@ -32,6 +32,7 @@ import attrs
 import trio
 
 from boxlite._errors import BoxStartError, BoxStartTimeoutError, HostError, InvalidOptionError
+from boxlite._scopes import open_nursery_unwrapped
 from boxlite._sockets import bind_unix
 
 from .crash import Circumstances, crash_report, timeout_report
@@ -101,7 +102,7 @@ class ReadySocket:
             HostError: The system could not accept a connection.
         """
         limit = trio.CapacityLimiter(_STRANGERS_AT_ONCE)
-        async with trio.open_nursery() as nursery:
+        async with open_nursery_unwrapped() as nursery:
 
             async def greet(peer: trio.socket.SocketType) -> None:
                 with peer:

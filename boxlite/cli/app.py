@@ -1,0 +1,132 @@
+"""The commands of ``python -m boxlite`` and what they take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+import trio
+
+import boxlite
+
+from .demo import demo
+from .doctor import doctor, prepare
+from .run import run
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+#: What container tools exit with when they, and not the command, failed.
+EXIT_BOXLITE = 125
+EXIT_INTERRUPTED = 130
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(boxlite.__version__, prog_name="boxlite")
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    help="Where boxlite keeps everything. Default: $BOXLITE_HOME, else the user's data directory.",
+)
+@click.option(
+    "--accelerator",
+    type=click.Choice(["auto", "kvm", "tcg"]),
+    default="auto",
+    show_default=True,
+    help="Hardware virtualisation (kvm) or software emulation (tcg).",
+)
+@click.pass_context
+def cli(context: click.Context, home: Path | None, accelerator: str) -> None:
+    """Run untrusted code in real virtual machines.
+
+    Without a command: a demonstration.
+    """
+    changes: dict[str, object] = {"accelerator": accelerator}
+    if home is not None:
+        changes["home"] = home.absolute()
+    context.obj = changes
+    if context.invoked_subcommand is None:
+        finish(demo, changes)
+
+
+@cli.command("doctor")
+@click.pass_obj
+def doctor_command(changes: dict[str, object]) -> None:
+    """Say what was found on this machine, and how to mend what is missing."""
+    finish(doctor, changes)
+
+
+@cli.command("prepare")
+@click.pass_obj
+def prepare_command(changes: dict[str, object]) -> None:
+    """Get the kernel and build the guest's root file system, so that boxes start at once."""
+    finish(prepare, changes)
+
+
+@cli.command("run", context_settings={"ignore_unknown_options": True})
+@click.option("--cpus", type=int, help="Virtual CPUs.")
+@click.option("--memory", "memory_mib", type=int, help="Memory in MiB.")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable.")
+@click.option("-w", "--cwd", default="/", show_default=True, help="The directory to run in.")
+@click.option("--timeout", type=float, help="Seconds after which the command is killed.")
+@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on to the command.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_obj
+def run_command(
+    changes: dict[str, object],
+    *,
+    cpus: int | None,
+    memory_mib: int | None,
+    env: tuple[str, ...],
+    cwd: str,
+    timeout: float | None,
+    interactive: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Run COMMAND in a box of its own and exit with its code.
+
+    128 + n when signal n ended it, 127 when there is no such program, 126 when
+    it cannot be executed, 125 when boxlite itself failed.
+    """
+    variables = {}
+    for item in env:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise click.UsageError(f"--env {item!r} is not NAME=VALUE")
+        variables[name] = value
+    box: dict[str, object] = {"env": variables}
+    if cpus is not None:
+        box["cpus"] = cpus
+    if memory_mib is not None:
+        box["memory_mib"] = memory_mib
+
+    async def main(changes: dict[str, object]) -> int:
+        return await run(
+            changes, box, command, cwd=cwd, timeout=timeout, interactive=interactive
+        )
+
+    finish(main, changes)
+
+
+def finish(
+    main: Callable[[dict[str, object]], Awaitable[int]], changes: dict[str, object]
+) -> NoReturn:
+    """Run a command's coroutine to its end and exit; show an error as text, not a traceback."""
+    try:
+        code = trio.run(main, changes, strict_exception_groups=True)
+    except boxlite.ExecStartError as exc:
+        click.echo(f"boxlite: {exc}", err=True)
+        code = exc.exit_code
+    except boxlite.BoxliteError as exc:
+        click.echo(f"boxlite: {exc}", err=True)
+        code = EXIT_BOXLITE
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+def command_line() -> None:
+    """Read the arguments and run the command."""
+    cli.main(prog_name="boxlite")

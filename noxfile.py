@@ -1,0 +1,79 @@
+"""What a change must pass, one session each: ``nox -l`` lists them.
+
+``./bootstrap.sh tests`` runs them with ``--no-venv`` in the project's own
+environment, which is what makes a second run quick.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "proto", "tests"]
+
+GENERATED = Path("boxlite/_rpc/_generated")
+
+
+def _install(session: nox.Session, *extras: str) -> None:
+    if session.venv_backend != "none":
+        session.install("-e", f".[{','.join(extras)}]")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff."""
+    _install(session, "dev")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy, strictly: the package, its tests and this file."""
+    _install(session, "dev")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests, real virtual machines included; arguments go to pytest."""
+    _install(session, "dev")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def proto(session: nox.Session) -> None:
+    """Generate the messages from protos/ again, and fail if the committed ones differ.
+
+    With ``-- --write`` it replaces the committed ones instead.
+    """
+    _install(session, "dev", "proto")
+    sources = sorted(str(path) for path in Path("protos").rglob("*.proto"))
+    with tempfile.TemporaryDirectory() as made:
+        session.run(
+            *("python", "-m", "grpc_tools.protoc", "-I", "protos"),
+            f"--python_betterproto2_out={made}",
+            "--python_betterproto2_opt=client_generation=async",
+            "--python_betterproto2_opt=server_generation=async",
+            *sources,
+        )
+        if "--write" in session.posargs:
+            shutil.rmtree(GENERATED)
+            shutil.copytree(made, GENERATED)
+        else:
+            session.run(
+                *("diff", "--recursive", "--exclude=__pycache__", made, str(GENERATED)),
+                external=True,
+            )
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure: arguments go to ``python -m benchmarks``."""
+    _install(session, "dev")
+    session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,0 +1,169 @@
+"""Process exits: the seed's four cases for a pid, and identities."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, strategies as st
+
+from boxlite._process import (
+    ExitWatch,
+    ProcessIdentity,
+    process_start_time,
+    read_pid_file,
+    wait_ended,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Above the largest pid that a kernel can give (2 ** 22, proc(5)).
+NO_SUCH_PID = 999_999_999
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A child that lives until its standard input is closed."""
+    program = "import sys; sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-S", "-c", program], stdin=subprocess.PIPE)
+    yield child
+    child.kill()
+    child.communicate()
+
+
+async def test_a_pid_of_none_never_ends() -> None:
+    """In a race, a process that is not known must not win."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_ended, None)
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert len(nursery.child_tasks) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_pid_that_does_not_exist_has_ended() -> None:
+    """Nothing is there to wait for, so waiting returns at once."""
+    with trio.fail_after(5):
+        await wait_ended(NO_SUCH_PID)
+
+
+async def test_a_living_process_has_not_ended() -> None:
+    """The test's own process is alive, so the wait stays blocked."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_ended, os.getpid())
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert len(nursery.child_tasks) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_zombie_has_ended(sleeper: subprocess.Popen[bytes]) -> None:
+    """A dead child that nobody reaped counts as ended, and stays there to be reaped."""
+    sleeper.kill()
+
+    with trio.fail_after(5):
+        await wait_ended(sleeper.pid)
+
+    assert sleeper.poll() == -9
+
+
+async def test_the_end_of_a_living_process_wakes_every_waiter(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    """Several tasks wait on one watch: the race, the box and the stop ladder do."""
+    with ExitWatch(sleeper.pid) as watch, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(watch.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not watch.has_ended()
+            sleeper.kill()
+
+        assert watch.has_ended()
+
+
+async def test_watching_a_process_that_is_not_a_child() -> None:
+    """A grandchild's end is seen too: a reattached shim is nobody's child."""
+    program = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        "print(child.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+        "child.kill(); child.wait()\n"
+    )
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            lambda task_status: trio.run_process(
+                [sys.executable, "-S", "-c", program],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                task_status=task_status,
+            )
+        )
+        line = await process.stdout.receive_some()
+        with ExitWatch(int(line)) as watch, trio.fail_after(10):
+            assert not watch.has_ended()
+            await process.stdin.aclose()
+            await watch.wait()
+
+
+def test_a_watch_leaves_no_descriptor(sleeper: subprocess.Popen[bytes]) -> None:
+    """Closing is idempotent, and afterwards the process counts as ended."""
+    before = len(os.listdir("/proc/self/fd"))
+    watch = ExitWatch(sleeper.pid)
+    watch.close()
+    watch.close()
+
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert watch.has_ended()
+
+
+async def test_a_signal_reaches_the_watched_process_only_while_it_lives(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    """Signalling what has ended is not an error: it raced with its end."""
+    with ExitWatch(sleeper.pid) as watch, trio.fail_after(5):
+        watch.send_signal(15)
+        await watch.wait()
+        assert sleeper.wait() == -15
+        watch.send_signal(15)
+
+
+def test_an_identity_is_a_pid_and_its_start_time(sleeper: subprocess.Popen[bytes]) -> None:
+    """A pid with another start time is another process; a zombie is none."""
+    started = process_start_time(sleeper.pid)
+    assert started is not None
+
+    assert ProcessIdentity(sleeper.pid, started).is_alive()
+    assert not ProcessIdentity(sleeper.pid, started + 1).is_alive()
+    assert not ProcessIdentity(NO_SUCH_PID, started).is_alive()
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    assert not ProcessIdentity(sleeper.pid, started).is_alive()
+
+
+def test_a_pid_file_is_read_back(tmp_path: Path) -> None:
+    """What a shim writes names its process."""
+    path = tmp_path / "shim.pid"
+    path.write_text("4711\n123456\n")
+
+    assert read_pid_file(path) == ProcessIdentity(4711, 123456)
+    assert read_pid_file(tmp_path / "missing") is None
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_pid_file_or_none(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """Whatever is in the file, reading it gives an identity or None."""
+    path = tmp_path_factory.getbasetemp() / "any.pid"
+    path.write_bytes(data)
+
+    found = read_pid_file(path)
+
+    assert found is None or found.pid > 0

@@ -1,0 +1,290 @@
+"""The race between ready, exit and deadline: the seed's cases, and the orderings."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from boxlite import BoxStartError, BoxStartTimeoutError, CrashKind, InvalidOptionError
+from boxlite._layout import BoxLayout
+from boxlite._process import ExitWatch
+from boxlite._sockets import connect_unix
+from boxlite._startup.crash import Circumstances
+from boxlite._startup.ready import (
+    Outcome,
+    ReadySocket,
+    UnixTransport,
+    VsockTransport,
+    race,
+    wait_until_ready,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+NONCE = "0123456789abcdef0123456789abcdef"
+NO_SUCH_PID = 999_999_999
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> BoxLayout:
+    """A box directory with nothing in it but the sockets' directory."""
+    layout = BoxLayout(tmp_path)
+    layout.sockets.mkdir()
+    return layout
+
+
+@pytest.fixture
+async def listener(layout: BoxLayout) -> AsyncIterator[ReadySocket]:
+    """A bound ready socket."""
+    listener = ReadySocket(UnixTransport(layout.ready_socket), nonce=NONCE)
+    yield listener
+    listener.close()
+
+
+async def announce(layout: BoxLayout, greeting: bytes = f"ready {NONCE}\n".encode()) -> None:
+    """Connect to the ready socket as a shim does."""
+    async with await connect_unix(layout.ready_socket) as stream:
+        await stream.send_all(greeting)
+        # The listener closes its end when it has made up its mind.
+        assert await stream.receive_some() == b""
+
+
+async def wait_ready(
+    listener: ReadySocket, layout: BoxLayout, shim: ExitWatch | None = None, seconds: float = 60
+) -> None:
+    """Wait as the pipeline does."""
+    await wait_until_ready(
+        listener,
+        shim=shim,
+        reap=lambda: None,
+        seconds=seconds,
+        about=Circumstances(box_id="test-box", layout=layout),
+    )
+
+
+async def test_a_genuine_announcement_is_success(listener: ReadySocket, layout: BoxLayout) -> None:
+    """The guest is ready when the shim has said so with this start's nonce."""
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(announce, layout)
+            await wait_ready(listener, layout)
+
+
+def test_a_transport_that_is_not_unix_is_refused(tmp_path: Path) -> None:
+    """Nothing else can carry the signal, and that is said at once."""
+    with pytest.raises(InvalidOptionError, match="must be a UnixTransport"):
+        ReadySocket(VsockTransport(cid=3, port=2695), nonce=NONCE)
+
+
+async def test_a_stale_socket_is_replaced(layout: BoxLayout) -> None:
+    """What an earlier start left there does not stop this one."""
+    layout.ready_socket.write_bytes(b"stale")
+    listener = ReadySocket(UnixTransport(layout.ready_socket), nonce=NONCE)
+    try:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(announce, layout)
+                await wait_ready(listener, layout)
+    finally:
+        listener.close()
+
+    assert not layout.ready_socket.exists()
+
+
+async def test_the_shims_death_is_told_as_a_failed_start(
+    listener: ReadySocket, layout: BoxLayout
+) -> None:
+    """A dead shim wins long before the deadline, and the error names the box."""
+    with ExitWatch(NO_SUCH_PID) as shim, trio.fail_after(5):
+        with pytest.raises(BoxStartError, match="test-box failed to start") as caught:
+            await wait_ready(listener, layout, shim)
+
+    assert caught.value.report.kind is CrashKind.SHIM_LOST
+    assert not isinstance(caught.value, BoxStartTimeoutError)
+
+
+async def test_without_a_shim_only_the_deadline_ends_the_wait(
+    listener: ReadySocket, layout: BoxLayout, autojump_clock: trio.testing.MockClock
+) -> None:
+    """An unknown process never wins; the report then tells what was seen."""
+    with pytest.raises(BoxStartTimeoutError, match="not ready within 30 s") as caught:
+        await wait_ready(listener, layout, None, seconds=30)
+
+    assert trio.current_time() == pytest.approx(30, abs=0.1)
+    assert dict(caught.value.report.evidence)["ready socket"] == "there"
+
+
+async def test_a_guest_that_said_ready_and_died_is_a_failed_start(
+    listener: ReadySocket, layout: BoxLayout
+) -> None:
+    """Ready wins the race, but the shim is looked at once more after it."""
+    child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    with ExitWatch(child.pid) as shim, trio.fail_after(10):
+
+        class DiesWithItsAnnouncement(ReadySocket):
+            async def wait_announced(self) -> None:
+                await super().wait_announced()
+                child.kill()
+                os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+        listener.close()
+        fatal = DiesWithItsAnnouncement(UnixTransport(layout.ready_socket), nonce=NONCE)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(announce, layout)
+                with pytest.raises(BoxStartError):
+                    await wait_ready(fatal, layout, shim)
+        finally:
+            fatal.close()
+            child.communicate()
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [b"", b"\n", b"ready\n", b"ready " + b"0" * 32 + b"\n", NONCE.encode(), b"x" * 4096, b"\xff\0\n"],
+)
+async def test_a_stranger_neither_starts_nor_breaks_the_box(
+    listener: ReadySocket, layout: BoxLayout, greeting: bytes
+) -> None:
+    """Only the nonce counts, and the listener goes on after a wrong one."""
+
+    async def stranger() -> None:
+        async with await connect_unix(layout.ready_socket) as stream:
+            try:
+                await stream.send_all(greeting)
+                await stream.send_eof()
+                assert await stream.receive_some() == b""
+            except trio.BrokenResourceError:
+                pass  # closed on us while the greeting was still on its way
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_ready, listener, layout)
+            await stranger()
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 1
+            await announce(layout)
+
+
+async def test_a_silent_stranger_does_not_hold_up_the_announcement(
+    listener: ReadySocket, layout: BoxLayout
+) -> None:
+    """Connections are greeted side by side, each for a bounded time."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_ready, listener, layout)
+            silent = await connect_unix(layout.ready_socket)
+            async with silent:
+                await trio.testing.wait_all_tasks_blocked()
+                await announce(layout)
+
+
+async def test_a_very_long_path_can_be_listened_on(tmp_path: Path) -> None:
+    """The 108 bytes of a socket's address do not limit where a home may be."""
+    deep = tmp_path.joinpath(*["d" * 60] * 5)
+    deep.mkdir(parents=True)
+    path = deep / "ready.sock"
+    assert len(str(path)) > 300
+    listener = ReadySocket(UnixTransport(path), nonce=NONCE)
+    try:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listener.wait_announced)
+                async with await connect_unix(path) as stream:
+                    await stream.send_all(f"ready {NONCE}\n".encode())
+    finally:
+        listener.close()
+
+
+async def test_cancelling_the_wait_leaves_the_listener_usable(
+    listener: ReadySocket, layout: BoxLayout
+) -> None:
+    """The socket is the caller's, whatever happens to the wait."""
+    with trio.move_on_after(0):
+        await wait_ready(listener, layout)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(announce, layout)
+            await wait_ready(listener, layout)
+
+
+@pytest.mark.parametrize("order", list(permutations(Outcome)))
+async def test_the_first_to_finish_wins(
+    order: tuple[Outcome, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    """At different times, time decides, whatever the precedence."""
+    at = {outcome: float(place + 1) for place, outcome in enumerate(order)}
+
+    outcome = await race(
+        lambda: trio.sleep(at[Outcome.READY]),
+        lambda: trio.sleep(at[Outcome.EXIT]),
+        deadline=at[Outcome.DEADLINE],
+    )
+
+    assert outcome is order[0]
+
+
+@pytest.mark.parametrize(
+    "together",
+    [
+        {Outcome.READY, Outcome.EXIT},
+        {Outcome.READY, Outcome.DEADLINE},
+        {Outcome.EXIT, Outcome.DEADLINE},
+        {Outcome.READY, Outcome.EXIT, Outcome.DEADLINE},
+    ],
+)
+async def test_in_one_tick_ready_beats_exit_beats_deadline(together: set[Outcome]) -> None:
+    """Contenders that have finished before the cancellation reaches them all count."""
+
+    def contender(outcome: Outcome) -> Callable[[], Awaitable[None]]:
+        async def run() -> None:
+            # No checkpoint: like a system call that has succeeded, it cannot be taken back.
+            if outcome not in together:
+                await trio.sleep_forever()
+
+        return run
+
+    for _ in range(20):  # Trio shuffles the tasks of a tick
+        outcome = await race(
+            contender(Outcome.READY),
+            contender(Outcome.EXIT),
+            deadline=trio.current_time() if Outcome.DEADLINE in together else float("inf"),
+        )
+        assert outcome is min(together)
+
+
+async def test_what_a_contender_raises_comes_out_as_it_is() -> None:
+    """One error, not a group."""
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(24, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many open files"):
+        await race(fail, trio.sleep_forever, deadline=float("inf"))
+
+
+async def test_a_connection_that_cannot_be_accepted_is_a_clear_error(
+    listener: ReadySocket, layout: BoxLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running out of descriptors is told as that, with a fix."""
+    from boxlite import HostError
+
+    async def accept() -> tuple[socket.socket, str]:
+        await trio.lowlevel.checkpoint()
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(listener._socket, "accept", accept)
+    with pytest.raises(HostError, match="Too many open files.*ulimit"):
+        await wait_ready(listener, layout)
