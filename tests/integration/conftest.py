@@ -1,0 +1,194 @@
+"""Real virtual machines for tests: one runtime and one box are shared by the session.
+
+Booting under software emulation takes seconds, so tests that do not harm their
+box share one. Trio runs in a thread of its own for the whole session; a test
+hands it an async scenario and gets the result. Every scenario with a box of its
+own is followed by a census: what was there before is there after, and nothing
+else.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import pytest
+import trio
+
+import boxlite
+from boxlite._layout import HomeLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+T = TypeVar("T")
+
+#: Under software emulation with both CPUs busy, a boot has been seen to take 20 s.
+READY_TIMEOUT = 120.0
+SCENARIO_SECONDS = 300.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip where there is no QEMU, unless this machine promised to have one."""
+    able = shutil.which("qemu-system-x86_64") or os.environ.get("BOXLITE_QEMU")
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+            if not able and not os.environ.get("BOXLITE_TESTS_REQUIRE_VM"):
+                item.add_marker(pytest.mark.skip(reason="qemu-system-x86_64 is not installed"))
+
+
+@attrs.frozen
+class Census:
+    """What a box could leave behind."""
+
+    processes: frozenset[int]
+    descriptors: Counter[str]
+    threads: frozenset[str]
+    boxes: frozenset[str]
+
+    @classmethod
+    def take(cls, home: HomeLayout) -> Census:
+        """Count now."""
+        gc.collect()
+        return cls(
+            processes=frozenset(processes_of(home)),
+            descriptors=Counter(_descriptors()),
+            threads=frozenset(
+                thread.name
+                for thread in threading.enumerate()
+                # Trio keeps idle worker threads for ten seconds.
+                if not thread.name.startswith("Trio thread")
+            ),
+            boxes=frozenset(path.name for path in home.boxes.iterdir()),
+        )
+
+
+def _descriptors() -> Iterator[str]:
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the descriptor of this listing
+        yield target.split("[")[0] if target.startswith(("socket:", "pipe:")) else target
+
+
+def processes_of(home: HomeLayout) -> Iterator[int]:
+    """Yield the processes that work for a home, zombies of ours included."""
+    needle = os.fsencode(home.boxes)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes()
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if needle in line or (fields[0] == "Z" and int(fields[1]) == os.getpid()):
+            yield int(entry.name)
+
+
+class Stage:
+    """A Trio loop in a thread, with a runtime in it and, once asked for, a box."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = HomeLayout(home)
+        self.runtime: boxlite.Runtime
+        self._shared: boxlite.Box | None = None
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, name="stage")
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _main(self) -> None:
+        try:
+            trio.run(self._serve)
+        except BaseException as exc:  # noqa: BLE001 - told to the test in __init__ and close
+            self._failure = exc
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._done = trio.Event()
+        async with boxlite.open_runtime(home=self.home.root) as self.runtime:
+            async with trio.open_nursery() as self._nursery:
+                self._started.set()
+                await self._done.wait()
+                self._nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Stop the shared box, the runtime and the thread."""
+        trio.from_thread.run_sync(self._done.set, trio_token=self._token)
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def play(self, scenario: Callable[..., Awaitable[T]], *args: Any) -> T:  # noqa: ANN401
+        """Run a scenario in the loop, bounded, and return what it returns."""
+
+        async def bounded() -> T:
+            with trio.fail_after(SCENARIO_SECONDS):
+                return await scenario(*args)
+
+        return trio.from_thread.run(bounded, trio_token=self._token)
+
+    def play_counted(self, scenario: Callable[[boxlite.Runtime], Awaitable[T]]) -> T:
+        """Run a scenario that opens its own boxes; prove that nothing of them is left."""
+
+        async def counted() -> T:
+            # The first use of the guest session imports modules that open descriptors.
+            await self._shared_box()
+            before = Census.take(self.home)
+            result = await scenario(self.runtime)
+            assert Census.take(self.home) == before
+            return result
+
+        return self.play(counted)
+
+    async def _shared_box(self) -> boxlite.Box:
+        if self._shared is None:
+            self._shared = await self._nursery.start(self._keep_box)
+        return self._shared
+
+    async def _keep_box(self, *, task_status: trio.TaskStatus[boxlite.Box]) -> None:
+        async with self.runtime.open_box(ready_timeout=READY_TIMEOUT) as box:
+            task_status.started(box)
+            await trio.sleep_forever()
+
+    def play_in_box(self, scenario: Callable[[boxlite.Box], Awaitable[T]]) -> T:
+        """Run a scenario in the shared box, which it must leave as it was."""
+
+        async def shared() -> T:
+            return await scenario(await self._shared_box())
+
+        return self.play(shared)
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The session's loop, runtime and shared box."""
+    stage = Stage(tmp_path_factory.mktemp("home"))
+    yield stage
+    stage.close()
+
+
+@pytest.fixture(scope="session")
+def in_box(stage: Stage) -> Callable[[Callable[[boxlite.Box], Awaitable[Any]]], Any]:
+    """Call it with a scenario to run in the shared box."""
+    return stage.play_in_box
+
+
+@pytest.fixture(scope="session")
+def in_runtime(stage: Stage) -> Callable[[Callable[[boxlite.Runtime], Awaitable[Any]]], Any]:
+    """Call it with a scenario that opens boxes; a census follows."""
+    return stage.play_counted

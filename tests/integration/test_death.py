@@ -1,0 +1,224 @@
+"""Killing what runs a box: one error, the right story, no hang, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from conftest import READY_TIMEOUT
+
+import boxlite
+from boxlite._process import ExitWatch, read_pid_file
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from boxlite._layout import BoxLayout
+
+    InRuntime = Callable[[Callable[[boxlite.Runtime], Awaitable[Any]]], Any]
+
+SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]
+
+
+async def kill_when_there(pid_file: Path, number: signal.Signals) -> None:
+    """Wait until a pid file names a process, and signal that process."""
+    while (process := read_pid_file(pid_file)) is None:
+        await trio.sleep(0.005)
+    with ExitWatch(process.pid) as watch:
+        watch.send_signal(number)
+
+
+def forget(error: boxlite.BoxStartError | boxlite.BoxCrashedError) -> None:
+    """Check that the files that the report names explain the failure, and remove them."""
+    files = dict(error.report.files)
+    directory = files["console"].parent
+    assert {path.name for path in directory.iterdir()} <= {
+        "exit",
+        "shim.stderr",
+        "console.log",
+        "console.log.old",
+    }
+    shutil.rmtree(directory)
+
+
+@asynccontextmanager
+async def killing(
+    runtime: boxlite.Runtime, pick: Callable[[BoxLayout], Path], number: signal.Signals
+) -> AsyncIterator[dict[str, Any]]:
+    """Give options for open_box that have a process killed while the guest boots."""
+    async with trio.open_nursery() as nursery:
+
+        def on_stage(event: boxlite.StageEvent) -> None:
+            if (event.stage, event.what) == ("guest_connect", "began"):
+                pid_file = pick(runtime.home.box(event.box_id))
+                nursery.start_soon(kill_when_there, pid_file, number)
+
+        yield {"on_stage": on_stage, "ready_timeout": READY_TIMEOUT}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_qemu_killed_during_the_start(in_runtime: InRuntime, number: signal.Signals) -> None:
+    """The race is lost to the shim's exit, and the report names the signal."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        async with killing(runtime, lambda layout: layout.vm_pid, number) as options:
+            with pytest.raises(boxlite.BoxStartError) as caught:
+                async with runtime.open_box(**options):
+                    pytest.fail("the box started")
+        report = caught.value.report
+        assert report.kind is boxlite.CrashKind.SIGNAL
+        assert report.headline.endswith(f"the VM was ended by {number.name}")
+        assert report.exit_code == 128 + number
+        assert "qemu-system-x86_64" in dict(report.evidence)["command line"]
+        assert "guest_connect" in dict(report.evidence)["stage"]
+        forget(caught.value)
+
+    in_runtime(scenario)
+
+
+def test_the_shim_killed_during_the_start(in_runtime: InRuntime) -> None:
+    """Its VM dies with it, and the report says that the shim is the one that went."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        async with killing(runtime, lambda layout: layout.shim_pid, signal.SIGKILL) as options:
+            with pytest.raises(boxlite.BoxStartError) as caught:
+                async with runtime.open_box(**options):
+                    pytest.fail("the box started")
+        assert caught.value.report.kind is boxlite.CrashKind.SHIM_LOST
+        assert "SIGKILL" in caught.value.report.headline
+        forget(caught.value)
+
+    in_runtime(scenario)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_qemu_killed_during_a_command(in_runtime: InRuntime, number: signal.Signals) -> None:
+    """The block is cancelled, and one error comes out of it."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        with pytest.raises(boxlite.BoxCrashedError) as caught:
+            async with runtime.open_box(ready_timeout=READY_TIMEOUT) as box:
+                layout = runtime.home.box(box.id)
+                async with box.exec(["sh", "-c", "echo up; sleep 1000"]) as execution:
+                    assert await execution.stdout.receive_some() == b"up\n"
+                    await kill_when_there(layout.vm_pid, number)
+                    await execution.wait()
+                    pytest.fail("the command ended")
+        report = caught.value.report
+        assert report.kind is boxlite.CrashKind.SIGNAL
+        assert report.headline.endswith(
+            f"died while it was running: the VM was ended by {number.name}"
+        )
+        forget(caught.value)
+
+    in_runtime(scenario)
+
+
+def test_the_shim_killed_during_a_command(in_runtime: InRuntime) -> None:
+    """The same, and the story is the shim's."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        with pytest.raises(boxlite.BoxCrashedError) as caught:
+            async with runtime.open_box(ready_timeout=READY_TIMEOUT) as box:
+                async with trio.open_nursery() as nursery:
+                    # Several commands in a nursery of the user's own: still one error.
+                    for _ in range(3):
+                        nursery.start_soon(box.run, ["sleep", "1000"])
+                    await box.run(["true"])
+                    os.kill(box.shim_pid, signal.SIGKILL)
+        assert caught.value.report.kind is boxlite.CrashKind.SHIM_LOST
+        forget(caught.value)
+
+    in_runtime(scenario)
+
+
+def test_a_guest_that_crashes_its_kernel_is_told_as_that(in_runtime: InRuntime) -> None:
+    """QEMU ends in good order; the console has the line that matters."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        with pytest.raises(boxlite.BoxCrashedError, match="sysrq triggered crash") as caught:
+            async with runtime.open_box(ready_timeout=READY_TIMEOUT) as box:
+                await box.run(["sh", "-c", "echo c > /proc/sysrq-trigger; sleep 1000"])
+        assert caught.value.report.kind is boxlite.CrashKind.KERNEL_PANIC
+        forget(caught.value)
+
+    in_runtime(scenario)
+
+
+def test_a_call_from_outside_the_block_gets_the_story_too(in_runtime: InRuntime) -> None:
+    """It is not cancelled with the block, so it raises the error itself."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        errors: list[boxlite.BoxliteError] = []
+
+        async def outside(box: boxlite.Box) -> None:
+            try:
+                await box.run(["sleep", "1000"])
+            except boxlite.BoxliteError as exc:
+                errors.append(exc)
+
+        with pytest.raises(boxlite.BoxCrashedError) as caught:
+            async with trio.open_nursery() as nursery:
+                try:
+                    async with runtime.open_box(ready_timeout=READY_TIMEOUT) as box:
+                        nursery.start_soon(outside, box)
+                        await box.run(["true"])
+                        os.kill(box.shim_pid, signal.SIGKILL)
+                        await trio.sleep_forever()
+                except boxlite.BoxCrashedError as exc:
+                    crashed = exc
+            raise crashed
+        assert [type(error) for error in errors] == [boxlite.BoxCrashedError]
+        forget(caught.value)
+
+    in_runtime(scenario)
+
+
+def test_the_users_own_exception_wins_over_the_boxes_orderly_end(in_runtime: InRuntime) -> None:
+    """As it is, not in a group, and the box is gone."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        with pytest.raises(KeyError, match="mine"):
+            async with runtime.open_box(ready_timeout=READY_TIMEOUT):
+                raise KeyError("mine")
+
+    in_runtime(scenario)
+
+
+def test_two_boxes_are_independent(in_runtime: InRuntime) -> None:
+    """Killing one leaves the command in the other running."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        async with trio.open_nursery() as nursery:
+            first_up, killed = trio.Event(), trio.Event()
+
+            async def survivor() -> None:
+                async with runtime.open_box(ready_timeout=READY_TIMEOUT) as box:
+                    async with box.exec(["cat"]) as execution:
+                        await execution.stdin.send_all(b"before")
+                        assert await execution.stdout.receive_some() == b"before"
+                        first_up.set()
+                        await killed.wait()
+                        await execution.stdin.send_all(b"after")
+                        assert await execution.stdout.receive_some() == b"after"
+
+            async def victim() -> None:
+                with pytest.raises(boxlite.BoxCrashedError) as caught:
+                    async with runtime.open_box(ready_timeout=READY_TIMEOUT) as box:
+                        await first_up.wait()
+                        vm_pid = runtime.home.box(box.id).vm_pid
+                        await kill_when_there(vm_pid, signal.SIGKILL)
+                        await trio.sleep_forever()
+                forget(caught.value)
+                killed.set()
+
+            nursery.start_soon(survivor)
+            nursery.start_soon(victim)
+
+    in_runtime(scenario)
