@@ -1,1 +1,73 @@
-"""Boxes for Trio programs: real virtual machines in which untrusted code runs."""
+"""Boxes for Trio programs: real virtual machines in which untrusted code runs.
+
+::
+
+    async with boxlite.open_runtime() as runtime:
+        async with runtime.open_box() as box:
+            done = await box.run(["python3", "-c", "print(6 * 7)"])
+
+A box is a nursery; starting it is a race; a lost race leaves a report.
+"""
+
+# The layers, top to bottom. A module may import from its own layer's package
+# and from strictly lower lines; tests/unit/test_layers.py holds it to that.
+#
+#   cli, __main__                           the command line
+#   _runtime                                the owner of a home
+#   _box                                    what holds while a box is open
+#   _execution                              a command while it runs
+#   _startup                                stages, race, report
+#   _preflight                              what this machine has, as checks
+#   _host                                   single questions to this machine
+#   _kit, _vm, _rpc                         kernel and root; QEMU; the guest session
+#   _home                                   making a home directory
+#   _command                                a checked command
+#   _options                                checked options
+#   _sockets, _process, _evidence, _scopes  the system, seen through Trio
+#   _errors                                 every error
+#   _layout, _report, _result               plain data
+#   _wire                                   what host, shim and guest agree on
+#
+# shim and guest run on their own, in other processes: they import _wire and,
+# the guest, _rpc._generated, and nothing else of this.
+
+from ._box import Box as Box
+from ._command import TerminalSize as TerminalSize
+from ._errors import (
+    BoxCrashedError as BoxCrashedError,
+    BoxliteError as BoxliteError,
+    BoxStartError as BoxStartError,
+    BoxStartTimeoutError as BoxStartTimeoutError,
+    CommandFailedError as CommandFailedError,
+    CommandTimeoutError as CommandTimeoutError,
+    ExecStartError as ExecStartError,
+    GuestError as GuestError,
+    GuestFailedError as GuestFailedError,
+    GuestLostError as GuestLostError,
+    GuestProtocolError as GuestProtocolError,
+    GuestTimeoutError as GuestTimeoutError,
+    HostError as HostError,
+    InternalError as InternalError,
+    InvalidOptionError as InvalidOptionError,
+    RuntimeInUseError as RuntimeInUseError,
+    StateError as StateError,
+)
+from ._execution import (
+    CommandInput as CommandInput,
+    CommandOutput as CommandOutput,
+    Execution as Execution,
+)
+from ._options import BoxOptions as BoxOptions, RuntimeOptions as RuntimeOptions
+from ._report import CrashKind as CrashKind, CrashReport as CrashReport
+from ._result import ExecResult as ExecResult
+from ._runtime import Runtime as Runtime, open_runtime as open_runtime
+from ._startup.pipeline import StageEvent as StageEvent
+
+__version__ = "0.1.0"
+
+# Tracebacks and reprs name what a user can import, not where it is written.
+for _value in list(vars().values()):
+    if isinstance(_value, type) and _value.__module__.startswith("boxlite._"):
+        _value.__module__ = __name__
+open_runtime.__module__ = __name__
+del _value

@@ -103,9 +103,7 @@ def run_command(
         box["memory_mib"] = memory_mib
 
     async def main(changes: dict[str, object]) -> int:
-        return await run(
-            changes, box, command, cwd=cwd, timeout=timeout, interactive=interactive
-        )
+        return await run(changes, box, command, cwd=cwd, timeout=timeout, interactive=interactive)
 
     finish(main, changes)
 

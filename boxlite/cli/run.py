@@ -66,4 +66,3 @@ async def _copy_in(sink: boxlite.CommandInput) -> None:
     except trio.BrokenResourceError:
         return
     await sink.aclose()
-

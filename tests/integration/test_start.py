@@ -14,8 +14,8 @@ from conftest import READY_TIMEOUT, Census, Stage
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import boxlite
-from boxlite._startup.stages import COLD_START
 from boxlite._startup.pipeline import Together
+from boxlite._startup.stages import COLD_START
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

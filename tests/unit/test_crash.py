@@ -85,9 +85,7 @@ def test_each_signal_has_its_story(layout: BoxLayout, name: str, words: str) -> 
         ("something that nobody has seen yet", "see what it wrote to stderr"),
     ],
 )
-def test_what_qemu_says_is_told_and_explained(
-    layout: BoxLayout, message: str, words: str
-) -> None:
+def test_what_qemu_says_is_told_and_explained(layout: BoxLayout, message: str, words: str) -> None:
     """The cause carries QEMU's own words; the likely causes say what to do."""
     found = report(
         layout, record={"type": "error", "exit_code": 1, "message": message}, stderr=b"ignored\n"
@@ -262,7 +260,9 @@ def test_a_long_stderr_is_cut_with_the_number_of_lines_left_out(layout: BoxLayou
 
 def test_terminal_escapes_in_the_console_are_defused(layout: BoxLayout) -> None:
     """The guest writes the console; it must not write to the reader's terminal."""
-    found = report(layout, exit_code=-9, console=b"\x1b]0;owned\x07\x1b[2J\xe2\x80\xae[guest] \xff\n")
+    found = report(
+        layout, exit_code=-9, console=b"\x1b]0;owned\x07\x1b[2J\xe2\x80\xae[guest] \xff\n"
+    )
 
     assert found.render().replace("\n", "").isprintable()
 

@@ -159,7 +159,9 @@ def test_a_pid_file_is_read_back(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_are_a_pid_file_or_none(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_any_bytes_are_a_pid_file_or_none(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
     """Whatever is in the file, reading it gives an identity or None."""
     path = tmp_path_factory.getbasetemp() / "any.pid"
     path.write_bytes(data)

@@ -151,7 +151,15 @@ async def test_a_guest_that_said_ready_and_died_is_a_failed_start(
 
 @pytest.mark.parametrize(
     "greeting",
-    [b"", b"\n", b"ready\n", b"ready " + b"0" * 32 + b"\n", NONCE.encode(), b"x" * 4096, b"\xff\0\n"],
+    [
+        b"",
+        b"\n",
+        b"ready\n",
+        b"ready " + b"0" * 32 + b"\n",
+        NONCE.encode(),
+        b"x" * 4096,
+        b"\xff\0\n",
+    ],
 )
 async def test_a_stranger_neither_starts_nor_breaks_the_box(
     listener: ReadySocket, layout: BoxLayout, greeting: bytes

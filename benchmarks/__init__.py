@@ -1,0 +1,1 @@
+"""Measurements: ``python -m benchmarks``, or ``nox -s bench``."""

@@ -1,0 +1,119 @@
+"""From the death of a shim or a VM to the error in the user's hands.
+
+The clock starts right before the SIGKILL is sent, in the same process, and
+stops when the ``except`` clause has the error, report and all.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import trio
+
+import boxlite
+from boxlite._layout import BoxLayout
+from boxlite._process import ExitWatch, read_pid_file
+from boxlite._startup.crash import Circumstances
+from boxlite._startup.ready import ReadySocket, UnixTransport, wait_until_ready
+
+Series = dict[str, list[float]]
+
+
+def _sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "1000"])
+
+
+def _bare_pidfd() -> float:
+    """Return how long the kernel alone takes: SIGKILL to a readable pidfd, no Trio."""
+    with _sleeper() as child, ExitWatch(child.pid) as watch:
+        assert watch._fd is not None
+        poll = select.poll()
+        poll.register(watch._fd, select.POLLIN)
+        began = perf_counter()
+        child.kill()
+        poll.poll()
+        return perf_counter() - began
+
+
+async def _race(layout: BoxLayout) -> float:
+    """Return how long the startup race takes to raise, once its shim is killed."""
+    listener = ReadySocket(UnixTransport(layout.ready_socket), nonce="0" * 32)
+    began = 0.0
+    with _sleeper() as child, ExitWatch(child.pid) as watch:
+
+        async def kill() -> None:
+            nonlocal began
+            await trio.testing.wait_all_tasks_blocked()
+            began = perf_counter()
+            child.kill()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill)
+            try:
+                await wait_until_ready(
+                    listener,
+                    shim=watch,
+                    reap=child.poll,
+                    seconds=30,
+                    about=Circumstances(box_id="bench", layout=layout),
+                )
+            except boxlite.BoxStartError:
+                seconds = perf_counter() - began
+            finally:
+                listener.close()
+    return seconds
+
+
+async def race_death(rounds: int | None) -> Series:
+    """Measure the race against the kernel's own latency."""
+    series: Series = {"bare pidfd, no Trio (baseline)": [], "shim killed to BoxStartError": []}
+    bare, race = series.values()
+    with tempfile.TemporaryDirectory() as directory:
+        layout = BoxLayout(Path(directory))
+        layout.sockets.mkdir()
+        for _ in range(rounds or 200):
+            bare.append(_bare_pidfd())
+            race.append(await _race(layout))
+    return series
+
+
+async def vm_death(rounds: int | None) -> Series:
+    """Measure a real VM's death during a command."""
+    series: Series = {
+        "bare pidfd, no Trio (baseline)": [],
+        "QEMU killed to BoxCrashedError": [],
+        "shim killed to BoxCrashedError": [],
+    }
+    bare, qemu, shim = series.values()
+    async with boxlite.open_runtime() as runtime:
+        for _ in range(rounds or 5):
+            bare.append(_bare_pidfd())
+            qemu.append(await _crash(runtime, kill_shim=False))
+            shim.append(await _crash(runtime, kill_shim=True))
+    return series
+
+
+async def _crash(runtime: boxlite.Runtime, *, kill_shim: bool) -> float:
+    stopped = 0.0
+    try:
+        async with runtime.open_box(ready_timeout=120) as box:
+            layout = runtime.home.box(box.id)
+            victim = read_pid_file(layout.shim_pid if kill_shim else layout.vm_pid)
+            assert victim is not None
+            async with box.exec(["sleep", "1000"]) as execution:
+                with ExitWatch(victim.pid) as watch:
+                    began = perf_counter()
+                    watch.send_signal(signal.SIGKILL)
+                try:
+                    await execution.wait()
+                finally:
+                    # The block is cancelled here; the way out then also stops and tidies.
+                    stopped = perf_counter() - began
+    except boxlite.BoxCrashedError:
+        return stopped
+    raise AssertionError("the box survived")

@@ -1,0 +1,114 @@
+"""The guest kit, cached in the home: a kernel and the initramfs that goes with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+import attrs
+import trio
+
+from boxlite._errors import HostError
+
+from .initramfs import Recipe
+
+if TYPE_CHECKING:
+    from boxlite._layout import HomeLayout
+
+    from .kernel import Kernel
+
+# One build at a time per archive; entries go when nobody waits any more.
+_builds: WeakValueDictionary[Path, trio.Lock] = WeakValueDictionary()
+
+
+@attrs.frozen
+class GuestKit:
+    """What a VM boots.
+
+    Args:
+        kernel: The kernel.
+        initramfs: The root file system.
+        key: Names the contents of the initramfs.
+    """
+
+    kernel: Kernel
+    initramfs: Path
+    key: str
+
+
+async def prepare_kit(home: HomeLayout, kernel: Kernel) -> GuestKit:
+    """Return the guest kit, building the initramfs if the home does not have it.
+
+    It is built in a process of its own, so the caller's loop goes on. Callers
+    that want the same one wait for a single build. Cancelling kills the build
+    and leaves nothing behind; what is published is complete.
+
+    Args:
+        home: The home with the cache.
+        kernel: The kernel that the guest will run.
+
+    Raises:
+        HostError: This machine lacks something that goes into it, or the build failed.
+    """
+    recipe = await trio.to_thread.run_sync(Recipe.find, kernel.modules)
+    key = await trio.to_thread.run_sync(recipe.key)
+    path = home.kit / f"initramfs-{key}.cpio"
+    lock = _builds.setdefault(path, trio.Lock())
+    async with lock:
+        if not _is_complete(path):
+            await _build(home, kernel, path)
+    return GuestKit(kernel, path, key)
+
+
+def _is_complete(path: Path) -> bool:
+    """Tell whether an archive is there, as long as the day it was published."""
+    try:
+        return path.stat().st_size == int(_size_file(path).read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def _size_file(path: Path) -> Path:
+    return path.with_suffix(".size")
+
+
+async def _build(home: HomeLayout, kernel: Kernel, path: Path) -> None:
+    fd, name = tempfile.mkstemp(prefix="initramfs-", dir=home.tmp)
+    os.close(fd)
+    made = Path(name)
+    try:
+        await trio.run_process(
+            [sys.executable, "-m", "boxlite._kit.build", str(kernel.modules), name],
+            capture_stderr=True,
+            # A half-made archive is worth nothing, so there is nothing to ask politely.
+            deliver_cancel=_kill,
+        )
+        _publish(made, path)
+    except subprocess.CalledProcessError as exc:
+        said = exc.stderr.decode(errors="replace").strip()
+        raise HostError(
+            f"the guest's root file system cannot be built: {(said or str(exc)).splitlines()[-1]}",
+            fix="Run python -m boxlite doctor.",
+        ) from exc
+    finally:
+        _discard(made)
+
+
+def _publish(made: Path, path: Path) -> None:
+    _size_file(path).write_text(str(made.stat().st_size))
+    made.rename(path)
+
+
+def _discard(made: Path) -> None:
+    made.unlink(missing_ok=True)
+
+
+async def _kill(process: trio.Process) -> None:
+    process.send_signal(signal.SIGKILL)
+    await trio.lowlevel.checkpoint()

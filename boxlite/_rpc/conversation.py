@@ -1,0 +1,208 @@
+"""One execution as a conversation: whose turn it is, and who may send how much. No I/O.
+
+::
+
+    STARTING --ExecStarted--> RUNNING --ExecExited--> LAST_WORD --end--> ENDED
+        |                                                 ^
+        +------------------- ExecRefused -----------------+     (then: FAILED)
+
+    any of them but ENDED --fail()--> FAILED
+
+The last word counts once the guest has ended the call after it: so a command
+that is said to have exited cannot write any more, whatever the guest does.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Final
+
+from boxlite._errors import BoxliteError, ExecStartError, GuestProtocolError
+from boxlite._wire import CHUNK_BYTES, OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
+
+from .convert import (
+    ExecAction,
+    ExecEvent,
+    ExecExited,
+    ExecRefused,
+    ExecStarted,
+    Grant,
+    Output,
+    OutputStream,
+    Stdin,
+    StdinWindow,
+)
+
+#: Actions that may wait for the sender. Room for output is granted apart from them.
+ACTIONS: Final = 16
+
+
+class Phase(enum.Enum):
+    """Where in the diagram above a conversation is."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    LAST_WORD = "last word"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+class Inbox:
+    """One output stream: what has arrived and what may still come.
+
+    What may come, what lies here, and what was taken but not yet granted again
+    always add up to the window.
+    """
+
+    def __init__(self, window: int = OUTPUT_WINDOW_BYTES) -> None:
+        self._window = window
+        self._room = window
+        self._data = bytearray()
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def add(self, data: bytes) -> None:
+        """Store output from the guest.
+
+        Raises:
+            GuestProtocolError: It is more than the guest was granted.
+        """
+        if len(data) > self._room:
+            raise GuestProtocolError(
+                f"the guest sent {len(data)} bytes of output where it may send {self._room}"
+            )
+        self._room -= len(data)
+        self._data += data
+
+    def take(self, max_bytes: int) -> bytes:
+        """Return up to so many bytes, from the beginning."""
+        data = bytes(self._data[:max_bytes])
+        del self._data[:max_bytes]
+        self._taken += len(data)
+        return data
+
+    @property
+    def grant_due(self) -> bool:
+        """Whether half of the window has been taken: worth a message to the guest."""
+        return 2 * self._taken >= self._window
+
+    def grant(self) -> int:
+        """Return the bytes to grant again, and count them as granted."""
+        size, self._taken = self._taken, 0
+        self._room += size
+        return size
+
+
+class Conversation:
+    """What both sides of one execution have said.
+
+    Attributes:
+        phase: Where it stands.
+        started: The guest's word that the command runs.
+        exited: The guest's word that it has ended; final in phase ENDED.
+        failure: Why the conversation failed, in phase FAILED.
+        inboxes: The output that has not been taken.
+        stdin_room: Bytes of standard input that may be sent.
+    """
+
+    def __init__(self) -> None:
+        self.phase = Phase.STARTING
+        self.started: ExecStarted | None = None
+        self.exited: ExecExited | None = None
+        self.failure: BoxliteError | None = None
+        self.inboxes: dict[OutputStream, Inbox] = {"stdout": Inbox(), "stderr": Inbox()}
+        self.stdin_room = 0
+        self._refused: ExecRefused | None = None
+        self._actions: deque[ExecAction] = deque()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can happen in it."""
+        return self.phase in (Phase.ENDED, Phase.FAILED)
+
+    def hear(self, event: ExecEvent) -> None:
+        """Take what the guest says next.
+
+        Raises:
+            GuestProtocolError: It may not say that now.
+        """
+        match event:
+            case ExecStarted(stdin_window=room):
+                self._require(event, Phase.STARTING)
+                self.started, self.stdin_room, self.phase = event, room, Phase.RUNNING
+            case ExecRefused():
+                self._require(event, Phase.STARTING)
+                self._refused, self.phase = event, Phase.LAST_WORD
+            case Output(stream, data):
+                self._require(event, Phase.RUNNING)
+                self.inboxes[stream].add(data)
+            case StdinWindow(size):
+                self._require(event, Phase.RUNNING)
+                if self.stdin_room + size > STDIN_WINDOW_BYTES:
+                    raise GuestProtocolError(
+                        f"the guest opened the window of standard input by {size} bytes to"
+                        f" {self.stdin_room + size}: at most {STDIN_WINDOW_BYTES} are allowed"
+                    )
+                self.stdin_room += size
+            case ExecExited():
+                self._require(event, Phase.RUNNING)
+                self.exited, self.phase = event, Phase.LAST_WORD
+
+    def hear_end(self) -> None:
+        """Take the guest's orderly end of the call.
+
+        Raises:
+            GuestProtocolError: The guest has not said how the command ended.
+        """
+        if self.phase is not Phase.LAST_WORD:
+            raise GuestProtocolError(
+                f"the guest ended the call of a command that was {self.phase.value}"
+            )
+        if self._refused is not None:
+            self.fail(
+                ExecStartError(self._refused.message, exit_code=self._refused.reason.exit_code)
+            )
+        else:
+            self.phase = Phase.ENDED
+            self._actions.clear()
+
+    def fail(self, error: BoxliteError) -> None:
+        """End the conversation with an error, unless it has ended. The first one stays."""
+        if not self.over:
+            self.phase, self.failure = Phase.FAILED, error
+            self._actions.clear()
+
+    def say(self, action: ExecAction) -> None:
+        """Queue what the host says next; look at ``can_say`` before."""
+        assert self.can_say, self.phase
+        self._actions.append(action)
+
+    @property
+    def can_say(self) -> bool:
+        """Whether the command runs and the queue has room."""
+        return self.phase is Phase.RUNNING and len(self._actions) < ACTIONS
+
+    def say_stdin(self, data: memoryview) -> int:
+        """Queue as much of the data as is allowed now; return how much that is."""
+        size = min(len(data), self.stdin_room, CHUNK_BYTES) if self.can_say else 0
+        if size:
+            self.stdin_room -= size
+            self.say(Stdin(bytes(data[:size])))
+        return size
+
+    def next_action(self) -> ExecAction | None:
+        """Return what the host is to send next; None if there is nothing now."""
+        if self.phase is not Phase.RUNNING:
+            return None
+        if any(inbox.grant_due for inbox in self.inboxes.values()):
+            return Grant(self.inboxes["stdout"].grant(), self.inboxes["stderr"].grant())
+        return self._actions.popleft() if self._actions else None
+
+    def _require(self, event: ExecEvent, phase: Phase) -> None:
+        if self.phase is not phase:
+            raise GuestProtocolError(
+                f"the guest sent {type(event).__name__} for a command that was {self.phase.value}"
+            )

@@ -1,0 +1,308 @@
+"""One command in the guest, as the Trio side drives it.
+
+Two asyncio coroutines do the talking for as long as the command lasts: one
+receives, one sends. They and the methods here meet in plain data, a
+:class:`~.conversation.Conversation`: both event loops run in one thread, so
+nothing has to cross between them for a piece of output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+from grpclib.const import Cardinality
+
+from boxlite._errors import (
+    BoxliteError,
+    GuestLostError,
+    GuestTimeoutError,
+    InvalidOptionError,
+    StateError,
+)
+from boxlite._scopes import open_nursery_unwrapped
+from boxlite._wire import CHUNK_BYTES
+
+from ._generated.boxlite.v1 import ExecRequest, ExecResponse
+from .conversation import Conversation, Phase
+from .convert import (
+    SIGNAL_MAX,
+    ExecAction,
+    ExecExited,
+    OutputStream,
+    Resize,
+    Signal,
+    StdinEnd,
+    exec_event,
+    exec_request,
+    exec_start,
+)
+from .lost import fresh
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from grpclib.client import Stream
+
+    from boxlite._command import Command
+
+    from .link import Link
+
+#: How long the guest may take to start a command, or to refuse it.
+START_SECONDS: Final = 30.0
+#: How long it may take to end the call after its last word.
+END_SECONDS: Final = 5.0
+
+_ROUTE: Final = "/boxlite.v1.Execution/Exec"
+
+
+class RawExecution:
+    """A command in the guest, from its start to its exit.
+
+    Made by :meth:`GuestSession.execute`. Every method is a checkpoint and may
+    be cancelled at any time: that loses no data and disturbs no other call.
+    When the conversation with the guest fails, every method raises the cause,
+    as soon as the output that arrived before has been taken.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._talk = Conversation()
+        self._changed = trio.lowlevel.ParkingLot()
+        self._action_wanted = asyncio.Event()
+        self._opened = trio.Event()
+        self._patience = trio.CancelScope()
+        self._sending = trio.CancelScope()
+        self._call: Stream[ExecRequest, ExecResponse] | None = None
+        self._stdin_ended = False
+        self._in_use: set[str] = set()
+
+    async def wait_started(self) -> int:
+        """Wait until the command runs; return its process id in the guest.
+
+        Raises:
+            ExecStartError: The guest could not start it.
+            GuestTimeoutError: The guest did neither in time.
+        """
+        await self._until(lambda: self._talk.started is not None)
+        assert self._talk.started is not None
+        return self._talk.started.pid
+
+    async def wait(self) -> ExecExited:
+        """Wait until the command has ended. Its output may still lie unread here."""
+        await self._until(lambda: self._talk.phase is Phase.ENDED)
+        assert self._talk.exited is not None
+        return self._talk.exited
+
+    async def receive(self, stream: OutputStream, max_bytes: int = CHUNK_BYTES) -> bytes:
+        """Return some output as soon as there is any; ``b""`` when the command has ended.
+
+        Taking output gives the guest room to send more. A stream from which
+        nobody takes any stops after a window of 256 KiB, and only that stream.
+
+        Args:
+            stream: ``"stdout"`` or ``"stderr"``.
+            max_bytes: The most to return. Default 64 KiB.
+
+        Raises:
+            trio.BusyResourceError: Another task is receiving from this stream.
+        """
+        if max_bytes < 1:
+            raise InvalidOptionError("max_bytes", max_bytes, "at least 1")
+        inbox = self._talk.inboxes[stream]
+        with self._sole_user(stream):
+            await self._until(lambda: bool(inbox) or self._talk.phase is Phase.ENDED)
+            data = inbox.take(max_bytes)
+        if inbox.grant_due:
+            self._action_wanted.set()
+        return data
+
+    async def send_stdin(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes to the command's standard input, as the guest has room for them.
+
+        Returns when the last of them is on its way. Cancelled, it has sent some
+        first part of the data.
+
+        Raises:
+            trio.ClosedResourceError: Standard input was closed here.
+            trio.BrokenResourceError: The command has ended.
+            trio.BusyResourceError: Another task is sending.
+        """
+        rest = memoryview(data).cast("B")
+        with self._sole_user("stdin"):
+            await trio.lowlevel.checkpoint()
+            while True:
+                if self._stdin_ended:
+                    raise trio.ClosedResourceError("standard input was closed")
+                if self._talk.phase is Phase.ENDED:
+                    raise trio.BrokenResourceError("the command has ended")
+                sent = self._talk.say_stdin(rest)
+                rest = rest[sent:]
+                self._action_wanted.set()
+                if not rest:
+                    return
+                if not sent:
+                    await self._change()
+
+    async def close_stdin(self) -> None:
+        """End the command's standard input. Idempotent; after its exit it does nothing."""
+        await self._until(
+            lambda: self._stdin_ended or self._talk.can_say or self._talk.phase is Phase.ENDED
+        )
+        if not self._stdin_ended:
+            self._stdin_ended = True
+            self._say_if_running(StdinEnd())
+            self._changed.unpark_all()
+
+    async def send_signal(self, number: int) -> None:
+        """Send a signal to the command's process group. After its exit it does nothing.
+
+        It is sent after the standard input that was sent before it.
+
+        Args:
+            number: 1 to 64.
+        """
+        if not 1 <= number <= SIGNAL_MAX:
+            raise InvalidOptionError("signal", number, f"1 to {SIGNAL_MAX}")
+        await self._say(Signal(number))
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Give the command's terminal another size. After its exit it does nothing.
+
+        Args:
+            rows: 1 to 65,535.
+            columns: 1 to 65,535.
+        """
+        for name, value in (("rows", rows), ("columns", columns)):
+            if not 1 <= value <= 0xFFFF:
+                raise InvalidOptionError(name, value, "1 to 65535")
+        await self._say(Resize(rows, columns))
+
+    async def _say(self, action: ExecAction) -> None:
+        await self._until(lambda: self._talk.can_say or self._talk.phase is Phase.ENDED)
+        self._say_if_running(action)
+
+    def _say_if_running(self, action: ExecAction) -> None:
+        if self._talk.can_say:
+            self._talk.say(action)
+            self._action_wanted.set()
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        """Wait for a state of the conversation; raise if it fails before. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while not ready():
+            await self._change()
+
+    async def _change(self) -> None:
+        if self._talk.failure is not None:
+            raise fresh(self._talk.failure)
+        await self._changed.park()
+
+    @contextmanager
+    def _sole_user(self, what: str) -> Iterator[None]:
+        if what in self._in_use:
+            raise trio.BusyResourceError(f"another task is using this command's {what}")
+        self._in_use.add(what)
+        try:
+            yield
+        finally:
+            self._in_use.remove(what)
+
+    async def run(self, request: ExecRequest) -> None:
+        """Talk to the guest until the command has ended. For :func:`open_execution` alone.
+
+        Nothing that the guest does makes it raise: the other methods do.
+        Cancelling it ends the call, whereupon the guest kills the command.
+        """
+        self._patience.deadline = trio.current_time() + START_SECONDS
+        try:
+            async with open_nursery_unwrapped() as nursery:
+                nursery.start_soon(self._send, name="exec sender")
+                with self._patience:
+                    await self._link.run("exec", self._receive_all, request)
+                nursery.cancel_scope.cancel()
+            if self._patience.cancelled_caught:
+                self._talk.fail(self._impatience())
+        except BoxliteError as error:
+            self._talk.fail(error)
+        finally:
+            self._talk.fail(StateError("use the execution", required="open", actual="left"))
+            self._changed.unpark_all()
+
+    def _impatience(self) -> GuestTimeoutError:
+        if self._talk.phase is Phase.STARTING:
+            return GuestTimeoutError(
+                f"exec: the guest neither started nor refused the command in {START_SECONDS:g} s"
+            )
+        return GuestTimeoutError(
+            f"exec: the guest said how the command ended and kept the call open {END_SECONDS:g} s"
+        )
+
+    async def _receive_all(self, request: ExecRequest) -> None:
+        """Start the command and hear the guest to the end. Runs in asyncio."""
+        async with self._link.channel.request(
+            _ROUTE, Cardinality.STREAM_STREAM, ExecRequest, ExecResponse
+        ) as call:
+            await call.send_message(request)
+            self._call = call
+            self._opened.set()
+            while (message := await call.recv_message()) is not None:
+                self._talk.hear(exec_event(message))
+                self._adjust_patience()
+                self._changed.unpark_all()
+            # Whatever still waits to be sent would be sent on an ended stream.
+            self._sending.cancel()
+            await call.end()
+            await call.recv_trailing_metadata()
+        self._talk.hear_end()
+
+    def _adjust_patience(self) -> None:
+        if self._talk.phase is Phase.LAST_WORD:
+            self._patience.deadline = trio.current_time() + END_SECONDS
+        else:
+            self._patience.deadline = math.inf
+
+    async def _send(self) -> None:
+        with self._sending:
+            await self._opened.wait()
+            try:
+                await self._link.run("exec", self._send_all)
+            except GuestLostError:
+                # The receiver meets the same end, and knows whether the command
+                # had come to its own by then.
+                await trio.sleep_forever()
+
+    async def _send_all(self) -> None:
+        """Send what there is to send, for ever. Runs in asyncio."""
+        assert self._call is not None
+        while True:
+            await self._action_wanted.wait()
+            self._action_wanted.clear()
+            while (action := self._talk.next_action()) is not None:
+                await self._call.send_message(exec_request(action))
+                self._changed.unpark_all()
+
+
+@asynccontextmanager
+async def open_execution(link: Link, command: Command) -> AsyncIterator[RawExecution]:
+    """Run a command in the guest for as long as the block lasts.
+
+    Entering it does not wait for the guest. Leaving it before the command has
+    ended resets the call, so that the guest kills the command's process group;
+    it does not wait for that either: all of it is local, and so takes no time
+    that a guest could draw out.
+
+    Raises:
+        InvalidOptionError: The command is too large for one message.
+    """
+    raw = RawExecution(link)
+    request = exec_start(command)
+    async with open_nursery_unwrapped() as nursery:
+        nursery.start_soon(raw.run, request, name="exec")
+        try:
+            yield raw
+        finally:
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,227 @@
+"""The session with one guest: what boxlite can ask of it.
+
+Importing this module imports trio-asyncio, which changes asyncio for the whole
+process. So nothing imports it before a box is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+import trio
+import trio_asyncio  # type: ignore[import-untyped]
+from grpclib.const import Cardinality
+
+from boxlite._errors import GuestProtocolError, GuestTimeoutError, InternalError, InvalidOptionError
+from boxlite._scopes import open_nursery_unwrapped
+from boxlite._wire import PING_PAYLOAD_BYTES
+
+from ._generated.boxlite import v1 as wire
+from .channel import GuestChannel
+from .convert import GuestInfo, Pong, executions_ended, guest_info, pong
+from .execution import open_execution
+from .link import Link
+from .lost import Lost
+from .transport import StreamTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    import betterproto2
+
+    from boxlite._command import Command
+
+    from .execution import RawExecution
+
+INIT_SECONDS: Final = 10.0
+PING_SECONDS: Final = 5.0
+#: On top of the grace period.
+SHUTDOWN_SECONDS: Final = 5.0
+#: The most that the guest takes (``guest.proto``).
+GRACE_SECONDS_MAX: Final = 10.0
+#: How long calls that were cut off may take to unwind before the loop closes.
+SETTLE_SECONDS: Final = 1.0
+
+_HOSTNAME: Final = re.compile(r"[a-z0-9-]{1,63}")
+_MACHINE_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+AnswerT = TypeVar("AnswerT", bound="betterproto2.Message")
+
+
+class GuestSession:
+    """Makes calls to one guest over one connection.
+
+    Made by :func:`open_session` or :func:`serve_session`. Any number of tasks
+    may use it at once, whatever nursery they run in. Each call has a deadline
+    and may be cancelled; neither disturbs another call.
+
+    Attributes:
+        lost: Set when the connection has ended, with the cause. It never comes
+            back: from then on each call raises that cause.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.lost = link.lost
+        self._link = link
+
+    def __repr__(self) -> str:
+        return f"<GuestSession {'lost' if self.lost.is_set() else 'open'}>"
+
+    @property
+    def open_calls(self) -> int:
+        """The calls that hold a stream of the connection, for diagnosis."""
+        return self._link.channel.open_streams
+
+    async def init(
+        self, *, hostname: str, machine_id: str, timeout: float = INIT_SECONDS
+    ) -> GuestInfo:
+        """Give the guest its identity: the first call, and once in the life of a VM.
+
+        Args:
+            hostname: 1 to 63 characters of a-z, 0-9 and ``-``.
+            machine_id: 32 lower-case hexadecimal digits.
+            timeout: Seconds. Default 10.
+
+        Raises:
+            GuestFailedError: ``FAILED_PRECONDITION``: it has been initialised.
+            GuestTimeoutError, GuestLostError, GuestProtocolError: As for every call.
+        """
+        if not _HOSTNAME.fullmatch(hostname):
+            raise InvalidOptionError("hostname", hostname, "1 to 63 characters of a-z, 0-9 and -")
+        if not _MACHINE_ID.fullmatch(machine_id):
+            raise InvalidOptionError("machine_id", machine_id, "32 lower-case hexadecimal digits")
+        request = wire.InitRequest(hostname=hostname, machine_id=machine_id)
+        return guest_info(await self._call("Init", request, wire.InitResponse, timeout))
+
+    async def ping(self, payload: bytes = b"", *, timeout: float = PING_SECONDS) -> Pong:
+        """Ask the guest for a sign of life.
+
+        Args:
+            payload: Comes back with the answer; at most 1,024 bytes.
+            timeout: Seconds. Default 5.
+
+        Raises:
+            GuestTimeoutError, GuestLostError, GuestProtocolError: As for every call.
+        """
+        if len(payload) > PING_PAYLOAD_BYTES:
+            allowed = f"at most {PING_PAYLOAD_BYTES} bytes"
+            raise InvalidOptionError("payload", f"{len(payload)} bytes", allowed)
+        request = wire.PingRequest(payload=payload)
+        return pong(await self._call("Ping", request, wire.PingResponse, timeout), payload)
+
+    async def shutdown(self, *, grace: float, timeout: float | None = None) -> int:
+        """Have the guest end its commands and power off; return how many commands it ended.
+
+        Args:
+            grace: Seconds that commands have to end after SIGTERM, 0 to 10.
+            timeout: Seconds for all of it. Default: 5 more than ``grace``.
+
+        Raises:
+            GuestTimeoutError, GuestLostError, GuestProtocolError: As for every call.
+        """
+        if not 0 <= grace <= GRACE_SECONDS_MAX:
+            raise InvalidOptionError("grace", grace, f"0 to {GRACE_SECONDS_MAX:g} seconds")
+        request = wire.ShutdownRequest(grace_ms=round(grace * 1000))
+        limit = grace + SHUTDOWN_SECONDS if timeout is None else timeout
+        answer = await self._call("Shutdown", request, wire.ShutdownResponse, limit)
+        return executions_ended(answer)
+
+    def execute(self, command: Command) -> AbstractAsyncContextManager[RawExecution]:
+        """Run a command for as long as the block lasts.
+
+        Leaving the block before the command has ended kills it; see
+        :func:`~boxlite._rpc.execution.open_execution`. An error of the block,
+        or of a method of the execution, leaves it as itself, not in a group.
+        """
+        return open_execution(self._link, command)
+
+    async def _call(
+        self,
+        name: str,
+        request: betterproto2.Message,
+        answer_type: type[AnswerT],
+        timeout: float,
+    ) -> AnswerT:
+        with trio.move_on_after(timeout):
+            return await self._link.run(name, self._ask, name, request, answer_type)
+        raise GuestTimeoutError(f"{name}: the guest did not answer within {timeout:g} s")
+
+    async def _ask(
+        self, name: str, request: betterproto2.Message, answer_type: type[AnswerT]
+    ) -> AnswerT:
+        """Make a call of one question and one answer. Runs in asyncio."""
+        async with self._link.channel.request(
+            f"/boxlite.v1.Guest/{name}", Cardinality.UNARY_UNARY, type(request), answer_type
+        ) as call:
+            await call.send_message(request, end=True)
+            answer = await call.recv_message()
+        if answer is None:
+            raise GuestProtocolError(f"{name}: the guest ended the call without an answer")
+        return answer
+
+
+@asynccontextmanager
+async def open_session(stream: trio.abc.Stream) -> AsyncIterator[GuestSession]:
+    """Speak to a guest over a stream for as long as the block lasts.
+
+    Leaving the block closes the stream. The loss of the connection does not
+    end the block: see :attr:`GuestSession.lost`.
+    """
+    async with open_nursery_unwrapped() as nursery:
+        session: GuestSession = await nursery.start(serve_session, stream, name="guest session")
+        try:
+            yield session
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def serve_session(
+    stream: trio.abc.Stream,
+    *,
+    task_status: trio.TaskStatus[GuestSession] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a session as a task: ``session = await nursery.start(serve_session, stream)``.
+
+    Starting it says nothing to the guest but HTTP/2's preface, and waits for
+    nothing. It returns when the connection has ended, however that came, with
+    ``session.lost`` set; being cancelled ends the connection. The stream is
+    closed then. It raises nothing on account of the guest.
+    """
+    lost = Lost()
+    try:
+        async with trio_asyncio.open_loop() as loop:
+            transport = StreamTransport(stream, lost)
+            loop.set_exception_handler(partial(_loop_failed, transport))
+            channel = GuestChannel(transport, lost)
+            channel.connect()
+            link = Link(loop, channel, lost)
+            task_status.started(GuestSession(link))
+            try:
+                await transport.run()
+            finally:
+                # The calls have been told, and need the loop to unwind in. A
+                # loop that closes under them would leave their tasks waiting.
+                with trio.move_on_after(SETTLE_SECONDS, shield=True):
+                    await link.wait_quiet()
+                channel.close()
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def _loop_failed(
+    transport: StreamTransport, loop: asyncio.AbstractEventLoop, context: dict[str, Any]
+) -> None:
+    """End the session, and it alone, when a callback of its event loop has raised.
+
+    trio-asyncio's own answer is to raise the error from the loop, and so into
+    the program's nursery.
+    """
+    asyncio.BaseEventLoop.default_exception_handler(cast("asyncio.BaseEventLoop", loop), context)
+    error = InternalError(f"the event loop of a guest session failed: {context.get('message')}")
+    error.__cause__ = context.get("exception")
+    transport.fail(error)

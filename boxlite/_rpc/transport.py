@@ -1,0 +1,166 @@
+"""An asyncio transport over a Trio stream, which contains what a guest can do.
+
+grpclib drives an asyncio protocol. Its bytes come from and go to a Trio stream
+here, through a reader and a writer task of ours. So an exception that a guest
+provokes in the protocol ends this connection and nothing else, whereas in a
+transport of the event loop it would end the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from boxlite._errors import BoxliteError, GuestLostError, GuestProtocolError
+from boxlite._scopes import open_nursery_unwrapped
+
+from .frames import FrameGuard
+from .text import shown
+
+if TYPE_CHECKING:
+    from .lost import Lost
+
+READ_BYTES: Final = 1 << 16
+#: Unsent bytes above which calls have to wait before they write more, and
+#: below which they go on.
+PAUSE_BYTES: Final = 1 << 18
+RESUME_BYTES: Final = 1 << 16
+#: Unsent bytes that end the connection. A paused call still finishes its frame
+#: of 16 KiB, so this leaves room for some hundred calls; what goes beyond is a
+#: guest that makes HTTP/2 answer it and does not read the answers.
+UNSENT_BYTES: Final = 8 << 20
+#: How long what the guest sent before it hung up is still read.
+DRAIN_SECONDS: Final = 1.0
+
+
+class StreamTransport(asyncio.Transport):
+    """Carries one connection: between a Trio stream and an asyncio protocol.
+
+    Args:
+        stream: The connection to the guest. :meth:`run` owns and closes it.
+        lost: Set when the connection has ended, with the cause.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, lost: Lost) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lost = lost
+        self._protocol: asyncio.Protocol | None = None
+        self._guard = FrameGuard()
+        self._outbox = bytearray()
+        self._in_flight = 0
+        self._paused = False
+        self._write_wanted = trio.Event()
+        self._end_wanted = trio.Event()
+
+    def attach(self, protocol: asyncio.Protocol) -> None:
+        """Connect the protocol, which may write at once. Call it once, before :meth:`run`."""
+        self._protocol = protocol
+        protocol.connection_made(self)
+
+    async def run(self) -> None:
+        """Carry bytes both ways until the connection ends, from whichever side.
+
+        Returns when it has ended, with ``lost`` set, the protocol told and the
+        stream closed; being cancelled is one way to end it. Nothing that the
+        guest does makes it raise.
+        """
+        try:
+            async with open_nursery_unwrapped() as nursery:
+                nursery.start_soon(self._read, name="guest reader")
+                nursery.start_soon(self._write, name="guest writer")
+                await self._end_wanted.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.close()
+            if self._protocol is not None:
+                self._protocol.connection_lost(None)
+            await trio.aclose_forcefully(self._stream)
+
+    async def _read(self) -> None:
+        assert self._protocol is not None
+        try:
+            while data := await self._stream.receive_some(READ_BYTES):
+                self._guard.feed(data)
+                self._protocol.data_received(bytes(data))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._broke(error)
+        except BoxliteError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - the guest chose the bytes; it must not choose this
+            cause = GuestProtocolError(
+                "the guest sent what cannot be processed:"
+                f" {type(error).__name__}: {shown(str(error))}"
+            )
+            cause.__cause__ = error
+            self.fail(cause)
+        else:
+            self.fail(GuestLostError("the guest closed the connection"))
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._write_wanted.wait()
+                self._write_wanted = trio.Event()
+                data, self._outbox = self._outbox, bytearray()
+                self._in_flight = len(data)
+                await self._stream.send_all(data)
+                self._in_flight = 0
+                self._resume()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # The guest no longer reads; its last words may still be unread here.
+            await trio.sleep(DRAIN_SECONDS)
+            self._broke(error)
+
+    def _resume(self) -> None:
+        if self._paused and self.get_write_buffer_size() <= RESUME_BYTES:
+            self._paused = False
+            assert self._protocol is not None
+            self._protocol.resume_writing()
+
+    def _broke(self, error: Exception) -> None:
+        lost = GuestLostError("the connection to the guest broke")
+        lost.__cause__ = error
+        self.fail(lost)
+
+    def fail(self, cause: BoxliteError) -> None:
+        """End the connection at once, for this cause; unsent bytes are dropped."""
+        self._lost.set(cause)
+        self._end_wanted.set()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue bytes for the guest. After the end of the connection they are dropped."""
+        if self.is_closing():
+            return
+        self._outbox += data
+        self._write_wanted.set()
+        unsent = self.get_write_buffer_size()
+        if unsent > UNSENT_BYTES:
+            self.fail(
+                GuestProtocolError(
+                    f"the guest does not read: {unsent} bytes wait for it, of which at most"
+                    f" {UNSENT_BYTES} are allowed"
+                )
+            )
+        elif unsent > PAUSE_BYTES and not self._paused:
+            self._paused = True
+            assert self._protocol is not None
+            self._protocol.pause_writing()
+
+    def get_write_buffer_size(self) -> int:
+        """Return the number of bytes that were written and not yet sent."""
+        return len(self._outbox) + self._in_flight
+
+    def is_closing(self) -> bool:
+        """Say whether the connection has ended or is about to."""
+        return self._end_wanted.is_set()
+
+    def close(self) -> None:
+        """End the connection at once; unsent bytes are dropped. Idempotent."""
+        self.fail(GuestLostError("the session with the guest was closed"))
+
+    def abort(self) -> None:
+        """Do the same as :meth:`close`."""
+        self.close()

@@ -1,0 +1,37 @@
+"""PID 1 of a box: the order of things."""
+
+from __future__ import annotations
+
+from . import console
+
+
+def main() -> None:
+    """Boot, serve and switch the machine off. Nothing ends this process silently."""
+    from . import kernel
+
+    console.log("agent starting")
+    try:
+        _boot_and_serve()
+    except BaseException as error:  # noqa: BLE001 - PID 1 has no caller
+        console.panic(error)
+    finally:
+        kernel.power_off()
+
+
+def _boot_and_serve() -> None:
+    # ruff: noqa: PLC0415
+    from . import boot
+
+    boot.prepare()
+    console.log("machine prepared")
+
+    from . import lean
+
+    lean.leave_out()
+    import asyncio
+
+    from .serve import serve
+
+    console.log("agent loaded")
+    asyncio.run(serve())
+    console.log("switching off")

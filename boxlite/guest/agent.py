@@ -1,0 +1,80 @@
+"""Everything that serves, put together. Nothing here knows that it is PID 1."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from . import console
+from .bridge import AgentPort
+from .edges import EdgePoller
+from .execution_service import ExecutionService
+from .executions import Executions
+from .guest_service import GuestService
+from .reaper import Reaper
+from .rehearsal import rehearse
+from .server import AgentServer
+from .shutdown import Shutdown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Agent:
+    """The gRPC server, its services, and what they stand on.
+
+    Must be made inside the running loop, and serves as soon as it has ports.
+
+    Args:
+        set_identity: Gives the machine its host name and machine id.
+    """
+
+    def __init__(self, set_identity: Callable[[str, str], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._on_stray_error)
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+        self.poller = EdgePoller(self._loop)
+        reaper = Reaper()
+        reaper.attach(self._loop)
+        executions = Executions()
+        self.shutdown = Shutdown(executions)
+        self._guest = GuestService(executions, self.shutdown, set_identity)
+        self._server = AgentServer(
+            [
+                self._guest,
+                ExecutionService(executions, self.poller, reaper, lambda: self._guest.initialised),
+            ]
+        )
+
+    def add_port(self, name: str, fd: int) -> None:
+        """Serve whoever connects on a port."""
+        AgentPort(name, fd, self._server.make_protocol, self.poller, self._loop)
+
+    async def rehearse(self) -> None:
+        """Go through a call of each kind, as if a host had made it."""
+        self._guest.initialised = True
+        try:
+            await rehearse(self._server)
+        finally:
+            self._guest.initialised = False
+
+    async def run(self) -> None:
+        """Serve until a shutdown is complete.
+
+        Raises:
+            Exception: What went wrong in a callback of the loop. Such an error has
+                no caller, and PID 1 with a part missing is worth less than a report.
+        """
+        self._guest.boot_id = os.urandom(16).hex()
+        ended = asyncio.ensure_future(self.shutdown.wait(self._server))
+        await asyncio.wait([ended, self._failure], return_when=asyncio.FIRST_COMPLETED)
+        if self._failure.done():
+            self._failure.result()
+        ended.result()
+
+    def _on_stray_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        console.log(f"stray error: {context['message']!r}")
+        if error is not None and not self._failure.done():
+            self._failure.set_exception(error)

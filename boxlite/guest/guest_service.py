@@ -1,0 +1,133 @@
+"""The gRPC service ``boxlite.v1.Guest``."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError
+
+from boxlite._rpc._generated.boxlite.v1 import (
+    InitRequest,
+    InitResponse,
+    PingRequest,
+    PingResponse,
+    ShutdownRequest,
+    ShutdownResponse,
+)
+from boxlite._wire import PING_PAYLOAD_BYTES
+
+from . import AGENT_VERSION, console, identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from grpclib.server import Stream
+
+    from .executions import Executions
+    from .shutdown import Shutdown
+
+_Request = TypeVar("_Request")
+
+
+class GuestService:
+    """Answers for the guest as a whole.
+
+    Args:
+        executions: What is running.
+        shutdown: How everything ends.
+        set_identity: Gives the machine its host name and machine id.
+    """
+
+    def __init__(
+        self,
+        executions: Executions,
+        shutdown: Shutdown,
+        set_identity: Callable[[str, str], None],
+    ) -> None:
+        self.initialised = False
+        self.boot_id = ""
+        self._executions = executions
+        self._shutdown = shutdown
+        self._set_identity = set_identity
+
+    def __mapping__(self) -> dict[str, Handler]:
+        """Return the methods, as grpclib wants them."""
+        unary = Cardinality.UNARY_UNARY
+        return {
+            "/boxlite.v1.Guest/Init": Handler(self.init, unary, InitRequest, InitResponse),
+            "/boxlite.v1.Guest/Ping": Handler(self.ping, unary, PingRequest, PingResponse),
+            "/boxlite.v1.Guest/Shutdown": Handler(
+                self.shut_down, unary, ShutdownRequest, ShutdownResponse
+            ),
+        }
+
+    async def init(self, stream: Stream[InitRequest, InitResponse]) -> None:
+        """Take on an identity, once."""
+        request = await _only_message(stream)
+        if self.initialised:
+            raise GRPCError(Status.FAILED_PRECONDITION, "the guest is initialised already")
+        if not identity.HOSTNAME.fullmatch(request.hostname):
+            raise GRPCError(
+                Status.INVALID_ARGUMENT, "hostname: it must be 1 to 63 characters of [a-z0-9-]"
+            )
+        if not identity.MACHINE_ID.fullmatch(request.machine_id):
+            raise GRPCError(
+                Status.INVALID_ARGUMENT,
+                "machine_id: it must be 32 lower-case hexadecimal digits",
+            )
+        self._set_identity(request.hostname, request.machine_id)
+        self.initialised = True
+        console.log(f"initialised as {request.hostname}")
+        await stream.send_message(
+            InitResponse(
+                agent_version=AGENT_VERSION,
+                kernel_release=os.uname().release,
+                boot_id=self.boot_id,
+                memory_total_kib=_memory_total_kib(),
+            )
+        )
+
+    async def ping(self, stream: Stream[PingRequest, PingResponse]) -> None:
+        """Answer at once."""
+        request = await _only_message(stream)
+        if len(request.payload) > PING_PAYLOAD_BYTES:
+            raise GRPCError(
+                Status.INVALID_ARGUMENT,
+                f"payload has {len(request.payload)} bytes: at most {PING_PAYLOAD_BYTES} are allowed",
+            )
+        await stream.send_message(
+            PingResponse(
+                payload=request.payload,
+                boot_id=self.boot_id,
+                uptime_ms=time.monotonic_ns() // 1_000_000,
+                executions=len(self._executions),
+            )
+        )
+
+    async def shut_down(self, stream: Stream[ShutdownRequest, ShutdownResponse]) -> None:
+        """End everything, answer, and only then have the machine switched off."""
+        request = await _only_message(stream)
+        console.log(f"shutting down, grace {request.grace_ms} ms")
+        ended = await self._shutdown.end_executions(request.grace_ms / 1000)
+        try:
+            await stream.send_message(ShutdownResponse(executions_ended=ended))
+            await stream.send_trailing_metadata()
+        finally:
+            self._shutdown.request_power_off()
+
+
+async def _only_message(stream: Stream[_Request, Any]) -> _Request:
+    message = await stream.recv_message()
+    if message is None:
+        raise GRPCError(Status.INVALID_ARGUMENT, "the call has no message")
+    return message
+
+
+def _memory_total_kib() -> int:
+    with open("/proc/meminfo", encoding="ascii") as file:
+        label, amount, _unit = file.readline().split()
+    assert label == "MemTotal:"
+    return int(amount)

@@ -1,0 +1,94 @@
+"""A call of each kind before any host is there.
+
+What runs for the first time is slow: caches are empty, pages are not there yet,
+the interpreter has not adapted its code. Done here, it is done once per
+template and not once per box.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
+
+from boxlite._rpc._generated.boxlite.v1 import ExecRequest, ExecStart, PingRequest
+
+if TYPE_CHECKING:
+    from .server import AgentServer
+
+_SECONDS: Final = 20.0
+_PROGRAM: Final = b"/bin/true"
+_ROUNDS: Final = 3
+
+
+class _Memory(asyncio.Transport):
+    """Feeds what the server writes to an HTTP/2 client."""
+
+    def __init__(self, client: H2Connection) -> None:
+        super().__init__()
+        self._client = client
+        self._closing = False
+        self.ended = asyncio.Event()
+        self.received = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        for event in self._client.receive_data(bytes(data)):
+            if isinstance(event, DataReceived):
+                self.received += event.data
+            elif isinstance(event, StreamEnded):
+                self.ended.set()
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        self._closing = True
+
+
+async def rehearse(server: AgentServer) -> None:
+    """Answer a ping and run a command, from the bytes of the call to those of the answer.
+
+    Raises:
+        RuntimeError: A call was not answered: the agent would not serve a host either.
+    """
+    client = H2Connection(H2Configuration(client_side=True, header_encoding="ascii"))
+    transport = _Memory(client)
+    protocol = server.make_protocol()
+    client.initiate_connection()
+    protocol.connection_made(transport)
+    start = ExecStart(argv=[_PROGRAM], stdout_window=1, stderr_window=1)
+    calls: tuple[tuple[str, Any], ...] = (
+        ("Guest/Ping", PingRequest(payload=b"rehearsal")),
+        ("Execution/Exec", ExecRequest(start=start)),
+    )
+    for path, request in calls * _ROUNDS:
+        transport.ended.clear()
+        transport.received = b""
+        stream = client.get_next_available_stream_id()
+        client.send_headers(
+            stream,
+            [
+                (":method", "POST"),
+                (":scheme", "http"),
+                (":path", f"/boxlite.v1.{path}"),
+                (":authority", "guest"),
+                ("te", "trailers"),
+                ("content-type", "application/grpc+proto"),
+            ],
+        )
+        body = bytes(request)
+        ends = isinstance(request, PingRequest)
+        client.send_data(stream, struct.pack(">?I", False, len(body)) + body, end_stream=ends)  # noqa: FBT003 - the format's flag
+        protocol.data_received(client.data_to_send())
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await transport.ended.wait()
+        except TimeoutError:
+            raise RuntimeError(f"the rehearsal of {path} was not answered") from None
+        if not transport.received:
+            raise RuntimeError(f"the rehearsal of {path} failed")
+    protocol.connection_lost(None)

@@ -1,0 +1,39 @@
+"""From a booted machine to a serving agent, by way of the point where templates are taken."""
+
+from __future__ import annotations
+
+import gc
+from typing import Final
+
+from boxlite._wire import AGENT_PORT_NAME, AGENT_PORTS, CONTROL_PORT_NAME
+
+from . import console, identity, ports
+from .agent import Agent
+from .control import ControlPort
+
+_PORTS_SECONDS: Final = 20.0
+
+
+async def serve() -> None:
+    """Take part in the handshake, then serve until a shutdown is complete."""
+    agent_names = [AGENT_PORT_NAME.format(index=index) for index in range(AGENT_PORTS)]
+    devices = ports.wait_for_ports([CONTROL_PORT_NAME, *agent_names], timeout=_PORTS_SECONDS)
+    agent = Agent(identity.set_identity)
+    control = ControlPort(ports.open_port(devices[CONTROL_PORT_NAME]))
+    for name in agent_names:
+        agent.add_port(name, ports.open_port(devices[name]))
+
+    await agent.rehearse()
+
+    # Whatever has been made so far lives as long as the process. Frozen, it is not
+    # visited by the collector again, and so its pages stay shared between boxes.
+    gc.collect()
+    gc.freeze()
+
+    console.log("waiting for the host")
+    hello = control.wait_hello()
+    identity.refresh(unix_time_ns=hello.unix_time_ns, entropy=hello.entropy)
+    control.watch(agent.poller, agent.shutdown.stop)
+    control.send_ready(hello.nonce)
+    console.log("ready")
+    await agent.run()

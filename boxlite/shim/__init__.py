@@ -1,0 +1,43 @@
+"""The shim: one small process per box that starts the VM, watches it and tells how it died.
+
+It outlives both the host program and the VM for just long enough to write the
+exit file. It runs on the standard library alone, in one thread, as one loop
+around ``poll``, and it has QEMU running before it imports most of itself::
+
+    __main__     makes the package importable without importing the host's side
+    _program     the order of things, and what happens when something breaks
+    _arguments   the command line
+    _boxdir      files of the box's directory, replaced in one step
+    _spawn       fork and exec of QEMU
+    _watch       the loop
+    _stopping    the ladder that ends QEMU
+    _handshake   the control port's protocol, without I/O
+    _control     the control port's bytes, never blocking
+    _announce    the word to the host that the guest is ready
+    _logs        the console log and stderr, bounded
+    _exitfile    how the VM ended, as JSON
+
+**The exit file** is one JSON object, written once, by rename, when QEMU is gone
+or could not be started. Its ``type`` is one of:
+
+``signal``
+    QEMU was ended by a signal that the shim did not send: ``signal`` is its
+    name, ``exit_code`` is 128 + its number.
+``error``
+    QEMU exited with ``exit_code`` other than 0, or could not be executed (127:
+    no such program, 126: another reason). ``message`` is the last line that it
+    wrote to stderr, or the reason; ``error_kind`` is ``unsupported`` when QEMU
+    or this host cannot do what was asked, else ``engine``.
+``panic``
+    The shim had an unhandled exception and killed QEMU. ``exit_code`` is 101,
+    ``message`` the exception, ``location`` its file and line.
+``exit``
+    QEMU exited with 0, or the shim ended it. ``exit_code`` is 0; ``requested``
+    tells whether the shim had been asked to.
+
+Each also has ``ready``, whether the guest had said that it was, and ``time`` in
+Unix seconds. The shim itself exits with ``exit_code``. A shim that is killed
+leaves no exit file, and QEMU dies with it by its parent-death signal; so does a
+shim that gets SIGTERM in the first hundredth of a second of its life, before it
+can have a handler.
+"""

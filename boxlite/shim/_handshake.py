@@ -1,0 +1,176 @@
+"""The control port's protocol without I/O: bytes of the guest in, what to do out.
+
+The exchange is described in :mod:`boxlite._wire`. The guest is hostile: any
+bytes in any portions lead to a bounded number of actions, are kept in bounded
+memory, and raise nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from boxlite._wire import CONTROL_LINE_BYTES, ENTROPY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: An honest guest sends two lines. One that sends this much is not listened to any more.
+GUEST_BYTES: Final = 64 << 10
+#: Asks the guest to power off.
+STOP_LINE: Final = b'{"type": "stop"}\n'
+
+_NONCE: Final = re.compile(r"[0-9a-f]{32}")
+_SHOWN_BYTES: Final = 60
+
+
+class Send(NamedTuple):
+    """Send a line to the guest."""
+
+    line: bytes
+
+
+class Announce(NamedTuple):
+    """Tell the host that the guest of this start is ready."""
+
+    nonce: str
+
+
+class Note(NamedTuple):
+    """Write down what the guest did wrong; comes once for each kind of wrong."""
+
+    text: str
+
+
+Action = Send | Announce | Note
+
+
+class Handshake:
+    """One start's exchange with the agent.
+
+    A guest may say ``waiting`` again before it is ready: an agent that found
+    its port unconnected cannot know what became of its first line.
+
+    Attributes:
+        ready: The guest has answered this start's nonce.
+
+    Args:
+        clock: Returns the time in nanoseconds since 1970.
+        entropy: Returns so many random bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.ready = False
+        self._clock = clock
+        self._entropy = entropy
+        self._nonce: str | None = None
+        self._guest_waits = False
+        self._partial = b""
+        self._skipping = False
+        self._budget = GUEST_BYTES
+        self._noted: set[str] = set()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the guest has sent so much that reading on would only cost."""
+        return self._budget == 0
+
+    def begin(self, nonce: str) -> list[Action]:
+        """Take this start's nonce, and greet a guest that was quicker.
+
+        Raises:
+            ValueError: It is not 32 hexadecimal digits in lower case.
+        """
+        if not _NONCE.fullmatch(nonce):
+            raise ValueError(f"the nonce is {nonce[:40]!r}, not 32 hexadecimal digits")
+        self._nonce = nonce
+        return [self._hello(nonce)] if self._guest_waits else []
+
+    def receive(self, data: bytes) -> list[Action]:
+        """Take bytes from the guest, in whatever portions they come, and return what to do."""
+        return list(self._actions(data))
+
+    def _actions(self, data: bytes) -> Iterator[Action]:
+        data = data[: self._budget]
+        for line in self._lines(data):
+            if line is None:
+                yield from self._note("oversized", b"")
+            else:
+                yield from self._obey(line)
+        self._budget -= len(data)
+        if self.exhausted:
+            yield from self._note("endless", b"")
+
+    def _lines(self, data: bytes) -> Iterator[bytes | None]:
+        """Cut bytes into lines; None stands for one that is too long."""
+        *lines, rest = (self._partial + data).split(b"\n")
+        for line in lines:
+            if not self._skipping:
+                yield line if len(line) <= CONTROL_LINE_BYTES else None
+            self._skipping = False
+        if not self._skipping and len(rest) > CONTROL_LINE_BYTES:
+            self._skipping = True
+            yield None
+        self._partial = b"" if self._skipping else rest
+
+    def _obey(self, line: bytes) -> Iterator[Action]:
+        message = _parse(line)
+        if message is None:
+            yield from self._note("malformed", line)
+        elif message.get("type") == "waiting" and not self.ready:
+            self._guest_waits = True
+            if self._nonce is not None:
+                yield self._hello(self._nonce)
+        elif message.get("type") == "ready" and self._guest_waits and not self.ready:
+            if self._nonce is None or message.get("nonce") != self._nonce:
+                yield from self._note("wrong nonce", line)
+            else:
+                self.ready = True
+                yield Announce(self._nonce)
+        else:
+            yield from self._note("unexpected", line)
+
+    def _hello(self, nonce: str) -> Send:
+        hello = {
+            "type": "hello",
+            "nonce": nonce,
+            "unix_time_ns": self._clock(),
+            "entropy": self._entropy(ENTROPY_BYTES).hex(),
+        }
+        return Send(json.dumps(hello).encode() + b"\n")
+
+    def _note(self, kind: str, line: bytes) -> Iterator[Note]:
+        if kind not in self._noted:
+            self._noted.add(kind)
+            # repr() lets no control character of the guest through.
+            yield Note(f"{_COMPLAINTS[kind]}{': ' if line else ''}{_shown(line)}")
+
+
+_COMPLAINTS: Final = {
+    "oversized": f"the guest sent a control line of more than {CONTROL_LINE_BYTES} bytes",
+    "malformed": "the guest sent a control line that is not a JSON object",
+    "unexpected": "the guest sent a control message that is not due",
+    "wrong nonce": "the guest answered with a nonce that is not this start's",
+    "endless": f"the guest sent {GUEST_BYTES} bytes on its control port, which is now left unread",
+}
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:_SHOWN_BYTES]) if line else ""
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        message = json.loads(line)
+    # RecursionError: a few kilobytes of "[" are enough.
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None

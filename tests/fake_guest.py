@@ -1,0 +1,253 @@
+"""A well-behaved guest in the test's own process: grpclib's server on a memory stream.
+
+Commands are scripts: asyncio-flavoured functions that play the guest's side of
+one execution. No process and no clock is involved, so tests may jump in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import trio
+import trio.testing
+import trio_asyncio  # type: ignore[import-untyped]
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError
+from grpclib.server import Server
+
+from boxlite._command import Command, TerminalSize
+from boxlite._rpc._generated.boxlite import v1 as wire
+from boxlite._rpc.session import GuestSession, open_session
+from boxlite._scopes import open_nursery_unwrapped
+from boxlite._wire import OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from grpclib.protocol import H2Protocol
+    from grpclib.server import Stream
+    from trio.testing import MemoryReceiveStream, MemorySendStream
+
+    MemoryStream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
+    ExecStream = Stream[wire.ExecRequest, wire.ExecResponse]
+    Script = Callable[["Call"], Awaitable[None]]
+
+BOOT_ID = "0123456789abcdef" * 2
+
+
+def command(
+    *argv: bytes,
+    env: tuple[tuple[bytes, bytes], ...] = (),
+    cwd: bytes = b"/",
+    terminal: TerminalSize | None = None,
+) -> Command:
+    """Return a command; what it is called does not matter to a script."""
+    return Command(argv=argv or (b"cat",), env=env, cwd=cwd, terminal=terminal)
+
+
+class Call:
+    """One execution, from the guest's side."""
+
+    def __init__(self, stream: ExecStream, start: wire.ExecStart) -> None:
+        self.stream = stream
+        self.start = start
+
+    async def say(self, **event: Any) -> None:
+        """Send one event."""
+        await self.stream.send_message(wire.ExecResponse(**event))
+
+    async def say_started(self, *, stdin_window: int = STDIN_WINDOW_BYTES) -> None:
+        """Say that the command runs."""
+        await self.say(started=wire.ExecStarted(pid=7, stdin_window=stdin_window))
+
+    async def say_exited(self, exit_code: int = 0, signal: int = 0) -> None:
+        """Say that the command has ended."""
+        await self.say(exited=wire.ExecExited(exit_code=exit_code, signal=signal))
+
+    async def hear(self) -> wire.ExecRequest:
+        """Return the next action of the host."""
+        request = await self.stream.recv_message()
+        assert request is not None
+        return request
+
+
+async def cat(call: Call) -> None:
+    """Echo standard input to standard output, within the windows; a signal ends it."""
+    await call.say_started()
+    room, waiting, ending = call.start.stdout_window, bytearray(), False
+    while not ending or waiting:
+        if waiting and room:
+            chunk = bytes(waiting[: min(room, 65_536)])
+            del waiting[: len(chunk)]
+            room -= len(chunk)
+            await call.say(stdout=chunk)
+            if not ending:
+                await call.say(stdin_window=len(chunk))
+            continue
+        request = await call.hear()
+        if request.stdin is not None:
+            waiting += request.stdin
+        elif request.output_window is not None:
+            room += request.output_window.stdout
+            assert room <= OUTPUT_WINDOW_BYTES
+        elif request.signal is not None:
+            await call.say_exited(signal=request.signal)
+            return
+        elif request.stdin_end is not None:
+            ending = True
+    await call.say_exited()
+
+
+async def true(call: Call) -> None:
+    """Start and exit."""
+    await call.say_started()
+    await call.say_exited()
+
+
+class FakeGuest:
+    """The agent. Set ``script`` to choose what commands do.
+
+    Attributes:
+        script: Plays the guest's side of every execution.
+        cut_off: Executions whose call the host ended early.
+        initialised: The identity that Init gave, once it did.
+        hold_ping: Pings are answered when it is set.
+    """
+
+    def __init__(self) -> None:
+        self.script: Script = cat
+        self.cut_off = 0
+        self.running = 0
+        self.initialised: wire.InitRequest | None = None
+        self.hold_ping: asyncio.Event | None = None
+
+    def __mapping__(self) -> dict[str, Handler]:
+        """Name the calls to grpclib."""
+        unary = Cardinality.UNARY_UNARY
+        guest = "/boxlite.v1.Guest/"
+        return {
+            guest + "Init": Handler(self._init, unary, wire.InitRequest, wire.InitResponse),
+            guest + "Ping": Handler(self._ping, unary, wire.PingRequest, wire.PingResponse),
+            guest + "Shutdown": Handler(
+                self._shutdown, unary, wire.ShutdownRequest, wire.ShutdownResponse
+            ),
+            "/boxlite.v1.Execution/Exec": Handler(
+                self._exec, Cardinality.STREAM_STREAM, wire.ExecRequest, wire.ExecResponse
+            ),
+        }
+
+    async def _init(self, stream: Stream[wire.InitRequest, wire.InitResponse]) -> None:
+        request = await stream.recv_message()
+        if self.initialised is not None:
+            raise GRPCError(Status.FAILED_PRECONDITION, "initialised \x1b[31malready")
+        self.initialised = request
+        await stream.send_message(
+            wire.InitResponse(
+                agent_version="0.1.0",
+                kernel_release="6.1.0",
+                boot_id=BOOT_ID,
+                memory_total_kib=262_144,
+            )
+        )
+
+    async def _ping(self, stream: Stream[wire.PingRequest, wire.PingResponse]) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        if self.hold_ping is not None:
+            await self.hold_ping.wait()
+        await stream.send_message(
+            wire.PingResponse(
+                payload=request.payload, boot_id=BOOT_ID, uptime_ms=1, executions=self.running
+            )
+        )
+
+    async def _shutdown(self, stream: Stream[wire.ShutdownRequest, wire.ShutdownResponse]) -> None:
+        await stream.recv_message()
+        await stream.send_message(wire.ShutdownResponse(executions_ended=self.running))
+
+    async def _exec(self, stream: ExecStream) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        assert request.start is not None
+        self.running += 1
+        try:
+            await self.script(Call(stream, request.start))
+        except asyncio.CancelledError:
+            self.cut_off += 1
+            raise
+        finally:
+            self.running -= 1
+
+
+class _ServerTransport(asyncio.Transport):
+    """Carries a server's connection over a Trio stream, without any limits."""
+
+    def __init__(self, stream: trio.abc.Stream, protocol: H2Protocol) -> None:
+        super().__init__()
+        self._stream = stream
+        self._protocol = protocol
+        self._send, self._outbox = trio.open_memory_channel[bytes](10_000)
+        self._closing = False
+
+    async def run(self) -> None:
+        self._protocol.connection_made(self)
+        async with self._stream, trio.open_nursery() as nursery:
+            nursery.start_soon(self._write)
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while data := await self._stream.receive_some(65_536):
+                    self._protocol.data_received(bytes(data))
+            self._closing = True
+            self._protocol.connection_lost(None)
+            nursery.cancel_scope.cancel()
+
+    async def _write(self) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in self._outbox:
+                await self._stream.send_all(data)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._closing:
+            self._send.send_nowait(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        self._closing = True
+        self._send.close()
+
+
+async def serve_fake_guest(
+    stream: trio.abc.Stream,
+    *,
+    task_status: trio.TaskStatus[FakeGuest] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a guest on one end of a stream, in an event loop of its own."""
+    async with trio_asyncio.open_loop():
+        guest = FakeGuest()
+        protocol = Server([guest])._protocol_factory()
+        task_status.started(guest)
+        await _ServerTransport(stream, protocol).run()
+
+
+@asynccontextmanager
+async def connected(cap: float = 60) -> AsyncIterator[tuple[GuestSession, FakeGuest]]:
+    """Give a session and the guest at its other end; fail after so many seconds."""
+    with trio.fail_after(cap):
+        async with unanswered(cap) as (session, theirs), open_nursery_unwrapped() as nursery:
+            guest: FakeGuest = await nursery.start(serve_fake_guest, theirs)
+            yield session, guest
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def unanswered(
+    cap: float = 60,
+) -> AsyncIterator[tuple[GuestSession, MemoryStream]]:
+    """Give a session and the other end of its stream; fail after so many seconds."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    with trio.fail_after(cap):
+        async with open_session(ours) as session:
+            yield session, theirs
