@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar
 
 import attrs
 
@@ -19,6 +19,8 @@ from ._layout import default_home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+T = TypeVar("T", "RuntimeOptions", "BoxOptions")
 
 #: The root file system that boxlite itself provides: Python and a shell.
 BUILTIN_IMAGE: Final = "builtin"
@@ -179,7 +181,27 @@ class BoxOptions:
             raise InvalidOptionError(attribute.name, value, "at most 10 seconds")
 
 
-def options_from(cls: type[Any], given: object, changes: dict[str, object]) -> Any:  # noqa: ANN401
+class RuntimeFields(TypedDict, total=False):
+    """The fields of :class:`RuntimeOptions` as keyword arguments."""
+
+    home: str | os.PathLike[str]
+    accelerator: Literal["auto", "kvm", "tcg"]
+    qemu: str | os.PathLike[str] | None
+    kernel: str | os.PathLike[str] | None
+
+
+class BoxFields(TypedDict, total=False):
+    """The fields of :class:`BoxOptions` as keyword arguments."""
+
+    image: str
+    cpus: int
+    memory_mib: int
+    env: Mapping[str, str]
+    ready_timeout: float
+    stop_grace: float
+
+
+def options_from(cls: type[T], given: object, changes: Mapping[str, Any]) -> T:
     """Return options of a class, from an instance, keyword changes, or both.
 
     Raises:

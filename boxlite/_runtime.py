@@ -8,14 +8,14 @@ import secrets
 import shutil
 import string
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 import trio
 
 from ._box import Box, open_box
 from ._errors import HostError, RuntimeInUseError, StateError
 from ._layout import BoxLayout, HomeLayout
-from ._options import BoxOptions, RuntimeOptions, options_from
+from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
 from ._preflight import prepare_home
 from ._process import read_pid_file
 
@@ -59,7 +59,7 @@ class Runtime:
         options: BoxOptions | None = None,
         *,
         on_stage: Callable[[StageEvent], object] | None = None,
-        **changes: object,
+        **changes: Unpack[BoxFields],
     ) -> AsyncIterator[Box]:
         """Start a box, and stop it when the block ends.
 
@@ -130,7 +130,7 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(
-    options: RuntimeOptions | None = None, **changes: object
+    options: RuntimeOptions | None = None, **changes: Unpack[RuntimeFields]
 ) -> AsyncIterator[Runtime]:
     """Own a home directory while the block runs.
 

@@ -220,7 +220,7 @@ def _stripped(path: Path) -> bytes:
     if strip is None:
         return path.read_bytes()
     with tempfile.NamedTemporaryFile() as out:
-        command = [strip, "--strip-unneeded", "-o", out.name, path]
+        command = [strip, "--strip-unneeded", "-o", out.name, str(path)]
         done = subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
         # strip replaces the file, so it has to be opened again by name.
         return (Path(out.name) if done.returncode == 0 else path).read_bytes()

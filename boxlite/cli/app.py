@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 import trio
@@ -16,7 +17,9 @@ from .doctor import doctor, prepare
 from .run import run
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from boxlite._options import BoxFields, RuntimeFields
 
 #: What container tools exit with when they, and not the command, failed.
 EXIT_BOXLITE = 125
@@ -38,31 +41,34 @@ EXIT_INTERRUPTED = 130
     help="Hardware virtualisation (kvm) or software emulation (tcg).",
 )
 @click.pass_context
-def cli(context: click.Context, home: Path | None, accelerator: str) -> None:
+def cli(
+    context: click.Context, home: Path | None, accelerator: Literal["auto", "kvm", "tcg"]
+) -> None:
     """Run untrusted code in real virtual machines.
 
     Without a command: a demonstration.
     """
-    changes: dict[str, object] = {"accelerator": accelerator}
-    if home is not None:
-        changes["home"] = home.absolute()
-    context.obj = changes
+    with errors_as_text():
+        changes: RuntimeFields = {"accelerator": accelerator}
+        if home is not None:
+            changes["home"] = home.absolute()
+        context.obj = boxlite.RuntimeOptions(**changes)
     if context.invoked_subcommand is None:
-        finish(demo, changes)
+        finish(demo, context.obj)
 
 
 @cli.command("doctor")
 @click.pass_obj
-def doctor_command(changes: dict[str, object]) -> None:
+def doctor_command(options: boxlite.RuntimeOptions) -> None:
     """Say what was found on this machine, and how to mend what is missing."""
-    finish(doctor, changes)
+    finish(doctor, options)
 
 
 @cli.command("prepare")
 @click.pass_obj
-def prepare_command(changes: dict[str, object]) -> None:
+def prepare_command(options: boxlite.RuntimeOptions) -> None:
     """Get the kernel and build the guest's root file system, so that boxes start at once."""
-    finish(prepare, changes)
+    finish(prepare, options)
 
 
 @cli.command("run", context_settings={"ignore_unknown_options": True})
@@ -75,7 +81,7 @@ def prepare_command(changes: dict[str, object]) -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
 def run_command(
-    changes: dict[str, object],
+    options: boxlite.RuntimeOptions,
     *,
     cpus: int | None,
     memory_mib: int | None,
@@ -96,32 +102,41 @@ def run_command(
         if not separator:
             raise click.UsageError(f"--env {item!r} is not NAME=VALUE")
         variables[name] = value
-    box: dict[str, object] = {"env": variables}
-    if cpus is not None:
-        box["cpus"] = cpus
-    if memory_mib is not None:
-        box["memory_mib"] = memory_mib
+    with errors_as_text():
+        changes: BoxFields = {"env": variables}
+        if cpus is not None:
+            changes["cpus"] = cpus
+        if memory_mib is not None:
+            changes["memory_mib"] = memory_mib
+        box = boxlite.BoxOptions(**changes)
 
-    async def main(changes: dict[str, object]) -> int:
-        return await run(changes, box, command, cwd=cwd, timeout=timeout, interactive=interactive)
+    async def main(options: boxlite.RuntimeOptions) -> int:
+        return await run(options, box, command, cwd=cwd, timeout=timeout, interactive=interactive)
 
-    finish(main, changes)
+    finish(main, options)
+
+
+@contextmanager
+def errors_as_text() -> Iterator[None]:
+    """Show an error of boxlite as text and exit, instead of with a traceback."""
+    try:
+        yield
+    except boxlite.ExecStartError as exc:
+        click.echo(f"boxlite: {exc}", err=True)
+        sys.exit(exc.exit_code)
+    except boxlite.BoxliteError as exc:
+        click.echo(f"boxlite: {exc}", err=True)
+        sys.exit(EXIT_BOXLITE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def finish(
-    main: Callable[[dict[str, object]], Awaitable[int]], changes: dict[str, object]
+    main: Callable[[boxlite.RuntimeOptions], Awaitable[int]], options: boxlite.RuntimeOptions
 ) -> NoReturn:
-    """Run a command's coroutine to its end and exit; show an error as text, not a traceback."""
-    try:
-        code = trio.run(main, changes, strict_exception_groups=True)
-    except boxlite.ExecStartError as exc:
-        click.echo(f"boxlite: {exc}", err=True)
-        code = exc.exit_code
-    except boxlite.BoxliteError as exc:
-        click.echo(f"boxlite: {exc}", err=True)
-        code = EXIT_BOXLITE
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
+    """Run a command's coroutine to its end and exit with what it returns."""
+    with errors_as_text():
+        code = trio.run(main, options)
     sys.exit(code)
 
 

@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 import boxlite
-from boxlite._preflight import run_checks
 from boxlite._process import ExitWatch, read_pid_file
 
-from .doctor import checks_table, home_of
+from .doctor import show_checks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,14 +45,11 @@ print("processes that I see:", sum(name.isdigit() for name in os.listdir("/proc"
 _Timings = list[tuple[str, tuple[tuple[str, float], ...]]]
 
 
-async def demo(changes: dict[str, object]) -> int:
+async def demo(options: boxlite.RuntimeOptions) -> int:
     """Show everything, and return an exit code."""
     console = Console(highlight=False)
     console.print(Panel(Text("boxlite: untrusted code in real virtual machines"), expand=False))
-    options = boxlite.RuntimeOptions(**changes)  # type: ignore[arg-type]
-    checks = await run_checks(home=home_of(options), **_host(options))
-    console.print(checks_table(checks))
-    if not all(check.ok for check in checks if check.required):
+    if not await show_checks(console, options):
         console.print("[red]This machine cannot run a box yet: see the fixes above.[/red]")
         return 1
     timings: _Timings = []
@@ -65,15 +61,6 @@ async def demo(changes: dict[str, object]) -> int:
         await _show_crash_while_starting(console, runtime)
     console.print(_timing_table(timings))
     return 0
-
-
-def _host(options: boxlite.RuntimeOptions) -> dict[str, object]:
-    return {
-        "qemu": options.qemu,
-        "kernel": options.kernel,
-        "accelerator": options.accelerator,
-        "memory_mib": boxlite.BoxOptions().memory_mib,
-    }
 
 
 @asynccontextmanager
@@ -173,7 +160,7 @@ async def _show_crash_while_starting(console: Console, runtime: boxlite.Runtime)
 
 async def _kill_vm(runtime: boxlite.Runtime, box_id: str) -> None:
     path = runtime.home.box(box_id).vm_pid
-    while (vm := read_pid_file(path)) is None:
+    while (vm := read_pid_file(path)) is None:  # noqa: ASYNC110 - another process writes it
         await trio.sleep(0.01)
     with ExitWatch(vm.pid) as watch:
         watch.send_signal(signal.SIGKILL)

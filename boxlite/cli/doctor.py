@@ -17,33 +17,31 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def home_of(options: boxlite.RuntimeOptions) -> HomeLayout:
-    """Return the layout of the home that the options name."""
-    return HomeLayout(options.home)
-
-
-async def doctor(changes: dict[str, object]) -> int:
+async def doctor(options: boxlite.RuntimeOptions) -> int:
     """Print every check; return 0 when a box can run here."""
-    options = boxlite.RuntimeOptions(**changes)  # type: ignore[arg-type]
+    console = Console(highlight=False)
+    able = await show_checks(console, options)
+    console.print("A box can run here." if able else "[red]A box cannot run here yet.[/red]")
+    return 0 if able else 1
+
+
+async def show_checks(console: Console, options: boxlite.RuntimeOptions) -> bool:
+    """Print every check; tell whether a box can run here."""
     checks = await run_checks(
-        home=home_of(options),
+        home=HomeLayout(options.home),
         qemu=options.qemu,
         kernel=options.kernel,
         accelerator=options.accelerator,
         memory_mib=boxlite.BoxOptions().memory_mib,
     )
-    console = Console(highlight=False)
-    console.print(checks_table(checks))
-    able = all(check.ok for check in checks if check.required)
-    console.print("A box can run here." if able else "[red]A box cannot run here yet.[/red]")
-    return 0 if able else 1
+    console.print(_checks_table(checks))
+    return all(check.ok for check in checks if check.required)
 
 
-async def prepare(changes: dict[str, object]) -> int:
+async def prepare(options: boxlite.RuntimeOptions) -> int:
     """Get the kernel and build the guest kit into the home."""
     console = Console(highlight=False, stderr=True)
-    async with boxlite.open_runtime(**changes) as runtime:
-        options = runtime.options
+    async with boxlite.open_runtime(options) as runtime:
         found = await preflight(
             home=runtime.home,
             qemu=options.qemu,
@@ -61,7 +59,7 @@ async def prepare(changes: dict[str, object]) -> int:
     return 0
 
 
-def checks_table(checks: Sequence[Check]) -> Table:
+def _checks_table(checks: Sequence[Check]) -> Table:
     """Return the checks as a table; a failed one has its fix beneath what was found."""
     table = Table(show_header=False, box=None, padding=(0, 1))
     for check in checks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,8 +18,8 @@ EXIT_TIMEOUT = 124
 
 
 async def run(
-    runtime_options: dict[str, object],
-    box_options: dict[str, object],
+    runtime_options: boxlite.RuntimeOptions,
+    box_options: boxlite.BoxOptions,
     command: Sequence[str],
     *,
     cwd: str,
@@ -27,8 +28,8 @@ async def run(
 ) -> int:
     """Run a command, with its streams joined to ours, and return its exit code."""
     async with (
-        boxlite.open_runtime(**runtime_options) as runtime,
-        runtime.open_box(**box_options) as box,
+        boxlite.open_runtime(runtime_options) as runtime,
+        runtime.open_box(box_options) as box,
     ):
         with trio.move_on_after(timeout if timeout is not None else float("inf")) as scope:
             async with box.exec(command, cwd=cwd) as execution:
@@ -60,7 +61,7 @@ async def _copy_in(sink: boxlite.CommandInput) -> None:
         # A read of a terminal cannot be cancelled, so its thread is left to the
         # process's end when the command ends first.
         while chunk := await trio.to_thread.run_sync(
-            sys.stdin.buffer.read1, 65536, abandon_on_cancel=True
+            os.read, sys.stdin.fileno(), 65536, abandon_on_cancel=True
         ):
             await sink.send_all(chunk)
     except trio.BrokenResourceError:

@@ -128,12 +128,15 @@ def start_vm(argv: Sequence[str], vm_fds: Sequence[int]) -> Vm:
     shim = os.getpid()
     try:
         pid = os.fork()
+        if pid == 0:
+            _become_vm(argv, vm_fds, shim, null, vm_stderr, vm_failure)
     except OSError as exc:
+        os.close(stderr)
+        os.close(failure)
         raise CannotStartError(f"no process for QEMU: {exc.strerror}", _NOT_EXECUTABLE) from exc
-    if pid == 0:
-        _become_vm(argv, vm_fds, shim, null, vm_stderr, vm_failure)
-    for fd in (null, vm_stderr, vm_failure, *vm_fds):
-        os.close(fd)
+    finally:
+        for fd in (null, vm_stderr, vm_failure, *vm_fds):
+            os.close(fd)
     return Vm(pid, stderr, failure)
 
 

@@ -73,7 +73,7 @@ class Census:
 def _descriptors() -> Iterator[str]:
     for fd in os.listdir("/proc/self/fd"):
         try:
-            target = os.readlink(f"/proc/self/fd/{fd}")
+            target = str(Path(f"/proc/self/fd/{fd}").readlink())
         except FileNotFoundError:
             continue  # the descriptor of this listing
         yield target.split("[")[0] if target.startswith(("socket:", "pipe:")) else target

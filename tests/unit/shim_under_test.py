@@ -14,6 +14,7 @@ import trio
 
 from boxlite._layout import BoxLayout
 from boxlite._process import read_pid_file
+from boxlite._sockets import bind_unix
 from boxlite._vm.shim_command import shim_command
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class ShimUnderTest:
         """Return when the VM has said that it is up."""
         assert await self._alive.receive_some(2) == b"up"
 
+    async def vm_says_number(self) -> int:
+        """Return a number that the VM writes, followed by a newline."""
+        said = b""
+        while not said.endswith(b"\n"):
+            said += await self._alive.receive_some(1)
+        return int(said)
+
     async def vm_gone(self) -> None:
         """Return when no process of the VM is left."""
         while await self._alive.receive_some():
@@ -103,6 +111,11 @@ class ShimUnderTest:
             await self.say({"type": "ready", "nonce": hello["nonce"]})
             assert await announcement(listener) == f"ready {NONCE}\n".encode()
 
+    def tell(self, data: bytes) -> None:
+        """Send more as the host."""
+        assert self._lifeline is not None
+        os.write(self._lifeline, data)
+
     def hang_up(self) -> None:
         """End the host program, as far as the shim can tell."""
         if self._lifeline is not None:
@@ -131,18 +144,7 @@ class ShimUnderTest:
 
 def listening(layout: BoxLayout) -> trio.socket.SocketType:
     """Listen on a box's ready socket."""
-    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    directory = os.open(layout.sockets, os.O_PATH)
-    # bind() of trio is async for the sake of host names; a test needs none.
-    socket.socket.bind(_plain(listener), f"/proc/self/fd/{directory}/ready.sock")
-    os.close(directory)
-    listener.listen(8)
-    return listener
-
-
-def _plain(listener: trio.socket.SocketType) -> socket.socket:
-    plain: socket.socket = listener._sock  # type: ignore[attr-defined]
-    return plain
+    return trio.socket.from_stdlib_socket(bind_unix(layout.ready_socket, backlog=8))
 
 
 async def announcement(listener: trio.socket.SocketType) -> bytes:
@@ -179,15 +181,12 @@ async def running_shim(
     """
     layout = BoxLayout(box)
     layout.sockets.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as after, ExitStack() as passed:
+    with ExitStack() as passed:
 
         def pair() -> tuple[socket.socket, trio.SocketStream]:
             shims, guests = socket.socketpair()
-            after.callback(guests.close)
-            return passed.enter_context(shims), stream(guests.dup())
-
-        def stream(end: socket.socket) -> trio.SocketStream:
-            return trio.SocketStream(trio.socket.from_stdlib_socket(end))
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(guests))
+            return passed.enter_context(shims), stream
 
         control, guest_control = pair()
         console, guest_console = pair()

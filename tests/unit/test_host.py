@@ -6,14 +6,17 @@ import errno
 import os
 import platform
 import resource
-from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from boxlite import _host
 from boxlite._errors import HostError
 from boxlite._layout import HomeLayout
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

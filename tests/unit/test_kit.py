@@ -18,7 +18,7 @@ import trio.testing
 from hypothesis import given, strategies as st
 
 from boxlite import HostError, InvalidOptionError
-from boxlite._kit import Kernel, busybox, find_kernel, kit, prepare_kit
+from boxlite._kit import Kernel, busybox, find_kernel, prepare_kit
 from boxlite._kit.cpio import read_cpio
 from boxlite._kit.initramfs import AGENT_MODULES, Recipe
 from boxlite._kit.kernel import kernels_directory, read_release
@@ -272,7 +272,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         await trio.sleep(1)
         Path(command[-1]).write_bytes(b"archive")
 
-    monkeypatch.setattr(kit.trio, "run_process", run_process)
+    monkeypatch.setattr("boxlite._kit.kit.trio.run_process", run_process)
     return commands
 
 

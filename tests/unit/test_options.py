@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 from boxlite import BoxOptions, InvalidOptionError, RuntimeOptions, TerminalSize
 from boxlite._command import COMMAND_BYTES_MAX, Command, check_command
 from boxlite._layout import default_home
-from boxlite._options import options_from
+from boxlite._options import BoxFields, RuntimeFields, options_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -205,3 +205,11 @@ def test_any_arguments_are_taken_as_they_are_or_refused(words: list[str | bytes]
         assert not words or not words[0] or any("\0" in os.fsdecode(word) for word in words)
     else:
         assert command.argv == tuple(os.fsencode(word) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"), [(BoxOptions, BoxFields), (RuntimeOptions, RuntimeFields)]
+)
+def test_every_option_can_be_given_as_a_keyword(options: type[Any], fields: type[Any]) -> None:
+    """What a type checker accepts is what the class takes."""
+    assert set(fields.__annotations__) == {field.name for field in attrs.fields(options)}

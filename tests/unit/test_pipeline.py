@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
-from boxlite import StageEvent
 from boxlite._startup.pipeline import Stage, StageLog, Together, run_stages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import trio.testing
+    from boxlite import StageEvent
 
 
 def sleeping(seconds: float) -> Callable[[list[str]], Awaitable[None]]:
