@@ -71,7 +71,7 @@ class Box:
         self._start = start
         self._body = body
         self._state = "running"
-        self._died = trio.Event()
+        self._over = trio.Event()
         self.crash: CrashReport | None = None
         self.id = start.box_id
         self.options: BoxOptions = start.options
@@ -208,32 +208,39 @@ class Box:
     async def _calling(self) -> AsyncIterator[None]:
         """Hold for every call to the guest: a loss that is the VM's death is told as such."""
         if self._state == "closed":
-            raise StateError("use the box", required="running", actual="closed")
+            raise self._closed()
         try:
             yield
         except GuestLostError as exc:
             with trio.move_on_after(_VERDICT_SECONDS):
-                await self._died.wait()
+                await self._over.wait()
             # Inside the block, the death has cancelled it by now, and that is
             # what the user's own nurseries should see: not one error per task.
             await trio.lowlevel.checkpoint()
             if self.crash is not None:
                 raise BoxCrashedError(self.crash) from exc
+            if self._state == "closed":
+                raise self._closed() from exc
             raise
+
+    def _closed(self) -> StateError:
+        return StateError("use the box", required="running", actual="closed")
+
+    def _close(self) -> None:
+        self._state = "closed"
+        self._over.set()
 
     async def _watch(self) -> None:
         """Wait for the VM's death; tell everyone who is concerned."""
         start = self._start
         await start.shim.watch.wait()
-        self._state = "crashed"
         self.crash = crash_report(start.circumstances(), phase="run", exit_code=start.shim.reap())
-        self._died.set()
+        self._over.set()
         self._body.cancel()
 
     async def _ask_to_stop(self) -> None:
         """Ask the guest to end its commands and power off, and wait for that; bounded."""
         grace = self.options.stop_grace
-        self._state = "stopping"
         with trio.move_on_after(grace + _VERDICT_SECONDS):
             try:
                 await self._start.session.shutdown(grace=grace, timeout=grace + _VERDICT_SECONDS)
@@ -305,9 +312,9 @@ async def open_box(
                 exc.add_note(f"the box died too: {box.crash.headline}")
             raise
         finally:
-            if box.crash is None:
-                # From here on the VM's end is wanted.
-                watch_scope.cancel()
+            # From here on the VM's end is wanted.
+            watch_scope.cancel()
+            box._close()  # noqa: SLF001
         if box.crash is not None:
             raise BoxCrashedError(box.crash) from lost
         if lost is not None:

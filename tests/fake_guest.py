@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
     from grpclib.protocol import H2Protocol
     from grpclib.server import Stream
-    from trio.testing import MemoryReceiveStream, MemorySendStream
 
-    MemoryStream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
     ExecStream = Stream[wire.ExecRequest, wire.ExecResponse]
     Script = Callable[["Call"], Awaitable[None]]
 
@@ -54,7 +52,7 @@ class Call:
         self.stream = stream
         self.start = start
 
-    async def say(self, **event: Any) -> None:
+    async def say(self, **event: Any) -> None:  # noqa: ANN401 - one of several types
         """Send one event."""
         await self.stream.send_message(wire.ExecResponse(**event))
 
@@ -244,10 +242,20 @@ async def connected(cap: float = 60) -> AsyncIterator[tuple[GuestSession, FakeGu
 
 @asynccontextmanager
 async def unanswered(
-    cap: float = 60,
-) -> AsyncIterator[tuple[GuestSession, MemoryStream]]:
-    """Give a session and the other end of its stream; fail after so many seconds."""
-    ours, theirs = trio.testing.memory_stream_pair()
+    cap: float = 60, *, lockstep: bool = False
+) -> AsyncIterator[tuple[GuestSession, trio.abc.Stream]]:
+    """Give a session and the other end of its stream; fail after so many seconds.
+
+    Args:
+        cap: The seconds.
+        lockstep: Sending waits until the other end has received.
+    """
+    ours: trio.abc.Stream
+    theirs: trio.abc.Stream
+    if lockstep:
+        ours, theirs = trio.testing.lockstep_stream_pair()
+    else:
+        ours, theirs = trio.testing.memory_stream_pair()
     with trio.fail_after(cap):
         async with open_session(ours) as session:
             yield session, theirs

@@ -138,7 +138,7 @@ class GuestProtocol(H2Protocol):
                 words = (event.additional_data or b"").decode(errors="replace")
                 raise GuestLostError(
                     f"the guest ended the connection: GOAWAY, error code {event.error_code}"
-                    + (f", {shown(words)!r}" if words else "")
+                    + (f", '{shown(words)}'" if words else "")
                 )
             self.processor.process(event)
         self.connection.flush()

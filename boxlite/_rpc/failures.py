@@ -17,7 +17,7 @@ any other ``Exception``                           ``InternalError``
 ================================================  ==============================
 
 A boxlite error and ``trio.Cancelled`` pass unchanged. The error that was seen
-is always the cause of the one that is raised.
+is the cause of the one that is raised, unless the loss has a cause of its own.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def foreign_errors_translated(call: str, lost: Lost) -> Iterator[None]:
     except BoxliteError:
         raise
     except (Exception, asyncio.CancelledError) as error:
-        raise translate(error, call, lost) from error
+        translated = translate(error, call, lost)
+        raise translated from translated.__cause__ or error
 
 
 def translate(error: BaseException, call: str, lost: Lost) -> BoxliteError:

@@ -9,8 +9,10 @@ generated messages and ``boxlite._wire``.
 #   __main__                            the order of things
 #   serve                               from a booted machine to a serving agent
 #   agent                               everything that serves, put together
+#   rehearsal                           a call of each kind before the first host
 #   guest_service, execution_service    the two gRPC services
-#   shutdown, executions                the end of everything; what is running
+#   shutdown                            the one way down
+#   executions                          what is running
 #   execution                           one command and its streams
 #   spawn, streams, reaper              processes and pipes
 #   server, bridge                      gRPC over a virtio-serial port

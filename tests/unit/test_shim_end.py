@@ -13,7 +13,7 @@ import trio
 from hypothesis import given, strategies as st
 from shim_under_test import NONCE, python, running_shim
 
-from boxlite._process import read_pid_file
+from boxlite._process import process_start_time, read_pid_file
 from boxlite.shim import _exitfile
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def gone(pid: int) -> bool:
     """Tell whether not even a zombie is left."""
-    return not os.path.exists(f"/proc/{pid}")
+    return process_start_time(pid) is None
 
 
 async def test_a_vm_that_powers_off_is_an_exit(tmp_path: Path) -> None:
@@ -138,7 +138,8 @@ async def test_a_full_disk_costs_logs_and_the_exit_file_but_not_the_vm(tmp_path:
 async def test_a_panic_on_a_full_disk_keeps_its_exit_code(tmp_path: Path) -> None:
     """The traceback cannot be written either, which must not become exit code 120."""
     async with running_shim(tmp_path, first_line=b"") as shim:
-        # Ended by the same turn of the loop that reads the line, or by a later one.
+        # More than the socket holds: when it has gone, the loop is known to turn.
+        await shim.console.send_all(b"x" * (1 << 20))
         resource.prlimit(shim.process.pid, resource.RLIMIT_FSIZE, (0, 0))
         shim.tell(b"not a nonce\n")
 
@@ -164,11 +165,7 @@ async def test_a_box_directory_that_vanishes_costs_nothing_but_its_files(tmp_pat
 
 async def test_what_qemu_wrote_last_is_not_lost(tmp_path: Path) -> None:
     """Console and stderr are read to their ends after QEMU has ended."""
-    program = python(
-        "import os, sys\n"
-        "os.write(2, b'e' * 60000 + b'\\nthe end\\n')\n"
-        "os._exit(5)"
-    )
+    program = python("import os, sys\nos.write(2, b'e' * 60000 + b'\\nthe end\\n')\nos._exit(5)")
     async with running_shim(tmp_path, program) as shim:
         console = b"".join(b"line %d\n" % number for number in range(5000))
         await shim.console.send_all(console)

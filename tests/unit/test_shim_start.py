@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from shim_under_test import running_shim
@@ -16,16 +16,10 @@ from boxlite._process import process_start_time, read_pid_file
 from boxlite._vm.shim_command import shim_command
 from boxlite.shim import _spawn
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def descriptors(pid: int) -> dict[int, str]:
     """Return the open descriptors of a process and what they refer to."""
-    found = {}
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
-    return found
+    return {int(link.name): str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 async def test_qemu_gets_its_descriptors_and_no_other(tmp_path: Path) -> None:
@@ -52,13 +46,13 @@ async def test_qemu_gets_its_descriptors_and_no_other(tmp_path: Path) -> None:
 async def test_qemu_starts_with_default_signals_and_without_core_dumps(
     tmp_path: Path, ignored: str
 ) -> None:
-    """exec keeps ignored signals, and QEMU's stop ladder needs SIGTERM to work."""
+    """An exec keeps ignored signals, and QEMU's stop ladder needs SIGTERM to work."""
     script = "grep -E '^Sig(Ign|Blk)' /proc/self/status >&2; ulimit -Hc >&2; exit 7"
 
     trap = f"trap '' {ignored}; " if ignored else ""
 
     def wrap(command: list[str]) -> list[str]:
-        return ["sh", "-c", f"{trap}exec \"$@\"", "sh", *command]
+        return ["sh", "-c", f'{trap}exec "$@"', "sh", *command]
 
     async with running_shim(tmp_path, ["sh", "-c", script], wrap=wrap) as shim:
         record = await shim.ended()

@@ -1,0 +1,317 @@
+"""A real agent in a process of its own, and a plain gRPC client in the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from grpclib.client import Channel
+from grpclib.const import Cardinality
+
+from boxlite._rpc._generated.boxlite import v1 as wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from grpclib.client import Stream
+
+T = TypeVar("T")
+
+#: No scenario takes long; one that hangs ends here.
+SECONDS: Final = 30
+NONCE: Final = "0123456789abcdef" * 2
+MACHINE_ID: Final = "fedcba9876543210" * 2
+PLENTY: Final = 1 << 30
+ENVIRONMENT: Final = {b"PATH": b"/usr/bin:/bin"}
+
+
+class AgentUnderTest:
+    """A running agent that has been through the handshake.
+
+    Attributes:
+        process: The agent; its stdout is a pipe.
+        control: The host's end of the control port.
+        port: The host's end of a port on which hosts come and go, packet by packet.
+        announcement: The first line on the control port.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen[str],
+        control: socket.socket,
+        port: socket.socket,
+        path: str,
+    ) -> None:
+        self.process = process
+        self.control = control
+        self.port = port
+        self._path = path
+        with control.makefile("rb") as lines:
+            self.announcement = json.loads(lines.readline())
+            hello = {
+                "type": "hello",
+                "nonce": NONCE,
+                "unix_time_ns": 0,
+                "entropy": "00" * 64,
+            }
+            control.sendall(json.dumps(hello).encode() + b"\n")
+            assert json.loads(lines.readline()) == {"type": "ready", "nonce": NONCE}
+
+    def run(self, scenario: Callable[[Channel], Awaitable[T]], *, init: bool = True) -> T:
+        """Run a scenario on a connection of its own, in a plain asyncio loop."""
+
+        async def bounded() -> T:
+            async with asyncio.timeout(SECONDS):
+                channel = self.connect()
+                try:
+                    if init:
+                        await self._init_once(channel)
+                    return await scenario(channel)
+                finally:
+                    channel.close()
+
+        # trio-asyncio, which other tests import, replaces what asyncio.run would make.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            return runner.run(bounded())
+
+    def connect(self) -> Channel:
+        """Return a new connection."""
+        return Channel(path=self._path)
+
+    def open_descriptors(self) -> int:
+        """Count the agent's open descriptors."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    async def _init_once(self, channel: Channel) -> None:
+        if not getattr(self, "_initialised", False):
+            self._initialised = True
+            await initialise(channel)
+
+
+@contextmanager
+def running_agent() -> Iterator[AgentUnderTest]:
+    """Start an agent, and end it with all that it started."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        path = f"{directory}/agent.sock"
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen()
+        control, their_control = socket.socketpair()
+        port, their_port = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (control, their_control, port, their_port):
+            stack.enter_context(end)
+        control.settimeout(SECONDS)
+        port.settimeout(SECONDS)
+        fds = [their_control.fileno(), listener.fileno(), their_port.fileno()]
+        program = str(Path(__file__).with_name("guest_agent_program.py"))
+        process = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-I", "-S", program, sysconfig.get_path("purelib"), *map(str, fds)],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        stack.callback(process.kill)
+        their_control.close()
+        yield AgentUnderTest(process, control, port, path)
+
+
+async def unary(channel: Channel, method: str, request: Any, answer: type[T]) -> T:
+    """Make one call."""
+    async with channel.request(
+        f"/boxlite.v1.{method}", Cardinality.UNARY_UNARY, type(request), answer
+    ) as stream:
+        await stream.send_message(request, end=True)
+        message = await stream.recv_message()
+        assert message is not None
+        return message
+
+
+async def initialise(
+    channel: Channel, *, hostname: str = "box-1", machine_id: str = MACHINE_ID
+) -> wire.InitResponse:
+    """Call ``Guest.Init``."""
+    request = wire.InitRequest(hostname=hostname, machine_id=machine_id)
+    return await unary(channel, "Guest/Init", request, wire.InitResponse)
+
+
+async def ping(channel: Channel, payload: bytes = b"") -> wire.PingResponse:
+    """Call ``Guest.Ping``."""
+    return await unary(channel, "Guest/Ping", wire.PingRequest(payload=payload), wire.PingResponse)
+
+
+def start_request(
+    *argv: str | bytes,
+    env: dict[bytes, bytes] | None = None,
+    cwd: bytes = b"",
+    terminal: wire.TerminalSize | None = None,
+    stdout_window: int = PLENTY,
+    stderr_window: int = PLENTY,
+) -> wire.ExecRequest:
+    """Return the first message of an execution."""
+    return wire.ExecRequest(
+        start=wire.ExecStart(
+            argv=[os.fsencode(argument) for argument in argv],
+            env=[
+                wire.EnvironmentVariable(name=name, value=value)
+                for name, value in (ENVIRONMENT if env is None else env).items()
+            ],
+            cwd=cwd,
+            terminal=terminal,
+            stdout_window=stdout_window,
+            stderr_window=stderr_window,
+        )
+    )
+
+
+class Call:
+    """The host's side of one execution."""
+
+    def __init__(self, stream: Stream[wire.ExecRequest, wire.ExecResponse]) -> None:
+        self._stream = stream
+        self.pid = 0
+        self.stdin_window = 0
+        self.stdout = b""
+        self.stderr = b""
+        self.refused: wire.ExecRefused | None = None
+        self.exited: wire.ExecExited | None = None
+
+    async def send(self, request: wire.ExecRequest) -> None:
+        """Send one message."""
+        await self._stream.send_message(request)
+
+    async def stdin(self, data: bytes) -> None:
+        """Send one piece of stdin."""
+        self.stdin_window -= len(data)
+        await self.send(wire.ExecRequest(stdin=data))
+
+    async def stdin_end(self) -> None:
+        """Say that there is no more stdin."""
+        await self.send(wire.ExecRequest(stdin_end=wire.StdinEnd()))
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the command's process group."""
+        await self.send(wire.ExecRequest(signal=number))
+
+    async def grant(self, *, stdout: int = 0, stderr: int = 0) -> None:
+        """Give more room for output."""
+        window = wire.OutputWindow(stdout=stdout, stderr=stderr)
+        await self.send(wire.ExecRequest(output_window=window))
+
+    async def next(self) -> bool:
+        """Take one message; false when the guest has ended the stream."""
+        message = await self._stream.recv_message()
+        if message is None:
+            return False
+        assert self.exited is None, "a message after ExecExited"
+        assert self.refused is None, "a message after ExecRefused"
+        if message.started is not None:
+            assert not self.pid
+            self.pid = message.started.pid
+            self.stdin_window = message.started.stdin_window
+        elif message.refused is not None:
+            self.refused = message.refused
+        else:
+            assert self.pid, "a message before ExecStarted"
+            self.stdin_window += message.stdin_window or 0
+            self.stdout += message.stdout or b""
+            self.stderr += message.stderr or b""
+            self.exited = message.exited
+        return True
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Take messages until something holds."""
+        while not condition():
+            assert await self.next(), "the stream ended early"
+
+    async def finish(self) -> tuple[int, bytes, bytes]:
+        """Take everything; return the exit code (or minus the signal), stdout and stderr."""
+        while await self.next():
+            pass
+        await self._stream.end()
+        assert self.exited is not None
+        code = -self.exited.signal if self.exited.signal else self.exited.exit_code
+        return code, self.stdout, self.stderr
+
+    async def end(self) -> None:
+        """End the host's side of the stream."""
+        await self._stream.end()
+
+    async def failure(self) -> None:
+        """Take everything; raises the status with which the guest ended the call."""
+        while await self.next():
+            pass
+        await self._stream.end()
+        await self._stream.recv_trailing_metadata()
+
+
+@asynccontextmanager
+async def execution(channel: Channel, request: wire.ExecRequest) -> AsyncIterator[Call]:
+    """Start a command; its stream is reset at the end if it is still there."""
+    stream = channel.request(
+        "/boxlite.v1.Execution/Exec",
+        Cardinality.STREAM_STREAM,
+        wire.ExecRequest,
+        wire.ExecResponse,
+    )
+    async with stream:
+        await stream.send_message(request)
+        try:
+            yield Call(stream)
+        finally:
+            if not stream._end_done and stream._stream.closable:
+                await stream.cancel()
+
+
+async def run(channel: Channel, *argv: str | bytes, **options: Any) -> tuple[int, bytes, bytes]:
+    """Run one command to its end without any stdin."""
+    async with execution(channel, start_request(*argv, **options)) as call:
+        await call.stdin_end()
+        return await call.finish()
+
+
+async def refusal(channel: Channel, *argv: str | bytes, **options: Any) -> tuple[Any, str]:
+    """Start a command that cannot be started; return the reason and the sentence."""
+    async with execution(channel, start_request(*argv, **options)) as call:
+        while await call.next():
+            pass
+        await call.end()
+        assert call.refused is not None
+        return call.refused.reason, call.refused.detail
+
+
+class ProcessWatch:
+    """Sees the end of a process that is not a child.
+
+    Made while the process is certainly there, so that its number cannot mean another.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = os.pidfd_open(pid)
+
+    def wait(self) -> None:
+        """Block until the process has ended."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        ended = poll.poll(SECONDS * 1000)
+        os.close(self._fd)
+        assert ended, f"process {self.pid} did not end"
+
+    def kill(self) -> None:
+        """Kill the process."""
+        signal.pidfd_send_signal(self._fd, signal.SIGKILL)
