@@ -10,10 +10,13 @@ import select
 import signal
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import trio
+import trio.testing
 
 import boxlite
 from boxlite._layout import BoxLayout
@@ -21,11 +24,19 @@ from boxlite._process import ExitWatch, read_pid_file
 from boxlite._startup.crash import Circumstances
 from boxlite._startup.ready import ReadySocket, UnixTransport, wait_until_ready
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 Series = dict[str, list[float]]
 
 
-def _sleeper() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(["sleep", "1000"])
+@contextmanager
+def _sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def _bare_pidfd() -> float:
@@ -86,20 +97,25 @@ async def vm_death(rounds: int | None) -> Series:
     """Measure a real VM's death during a command."""
     series: Series = {
         "bare pidfd, no Trio (baseline)": [],
-        "QEMU killed to BoxCrashedError": [],
-        "shim killed to BoxCrashedError": [],
+        "QEMU killed to the block's cancellation": [],
+        "QEMU killed to BoxCrashedError, box tidied": [],
+        "shim killed to the block's cancellation": [],
+        "shim killed to BoxCrashedError, box tidied": [],
     }
-    bare, qemu, shim = series.values()
+    bare, *pairs = series.values()
     async with boxlite.open_runtime() as runtime:
         for _ in range(rounds or 5):
             bare.append(_bare_pidfd())
-            qemu.append(await _crash(runtime, kill_shim=False))
-            shim.append(await _crash(runtime, kill_shim=True))
+            for kill_shim, (cancelled, raised) in enumerate((pairs[:2], pairs[2:])):
+                first, second = await _crash(runtime, kill_shim=bool(kill_shim))
+                cancelled.append(first)
+                raised.append(second)
     return series
 
 
-async def _crash(runtime: boxlite.Runtime, *, kill_shim: bool) -> float:
-    stopped = 0.0
+async def _crash(runtime: boxlite.Runtime, *, kill_shim: bool) -> tuple[float, float]:
+    """Kill a box; return the seconds until its block was cancelled and until the error."""
+    began = cancelled = 0.0
     try:
         async with runtime.open_box(ready_timeout=120) as box:
             layout = runtime.home.box(box.id)
@@ -112,8 +128,7 @@ async def _crash(runtime: boxlite.Runtime, *, kill_shim: bool) -> float:
                 try:
                     await execution.wait()
                 finally:
-                    # The block is cancelled here; the way out then also stops and tidies.
-                    stopped = perf_counter() - began
+                    cancelled = perf_counter() - began
     except boxlite.BoxCrashedError:
-        return stopped
+        return cancelled, perf_counter() - began
     raise AssertionError("the box survived")

@@ -111,7 +111,7 @@ class FakeGuest:
         script: Plays the guest's side of every execution.
         cut_off: Executions whose call the host ended early.
         initialised: The identity that Init gave, once it did.
-        hold_ping: Pings are answered when it is set.
+        pad_ping: So many bytes are added to the payload of an answer to a ping.
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class FakeGuest:
         self.cut_off = 0
         self.running = 0
         self.initialised: wire.InitRequest | None = None
-        self.hold_ping: asyncio.Event | None = None
+        self.pad_ping = 0
 
     def __mapping__(self) -> dict[str, Handler]:
         """Name the calls to grpclib."""
@@ -153,11 +153,12 @@ class FakeGuest:
     async def _ping(self, stream: Stream[wire.PingRequest, wire.PingResponse]) -> None:
         request = await stream.recv_message()
         assert request is not None
-        if self.hold_ping is not None:
-            await self.hold_ping.wait()
         await stream.send_message(
             wire.PingResponse(
-                payload=request.payload, boot_id=BOOT_ID, uptime_ms=1, executions=self.running
+                payload=request.payload + bytes(self.pad_ping),
+                boot_id=BOOT_ID,
+                uptime_ms=1,
+                executions=self.running,
             )
         )
 

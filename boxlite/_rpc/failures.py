@@ -64,7 +64,7 @@ def foreign_errors_translated(call: str, lost: Lost) -> Iterator[None]:
         yield
     except BoxliteError:
         raise
-    except (Exception, asyncio.CancelledError) as error:
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised, by its own name
         translated = translate(error, call, lost)
         raise translated from translated.__cause__ or error
 

@@ -1,7 +1,8 @@
 """A strict look at a protobuf message before betterproto2's lenient one.
 
-betterproto2 takes a field that is shorter than it says, two members of a oneof
-and fields nobody has heard of, and its cost grows with the square of the latter.
+betterproto2 takes a field that is shorter than it says, a number that is larger
+than its type, two members of a oneof, and fields nobody has heard of; and its
+cost grows with the square of the latter.
 The guest agent is built from the same ``.proto`` as the host, so nothing of the
 kind is a matter of versions: it is refused. Wire format:
 https://protobuf.dev/programming-guides/encoding/
@@ -21,9 +22,11 @@ from boxlite._errors import GuestProtocolError
 _VARINT: Final = 0
 _LENGTH_DELIMITED: Final = 2
 _VARINT_BYTES: Final = 10
-_VARINT_TYPES: Final = frozenset(
-    {betterproto2.TYPE_UINT32, betterproto2.TYPE_UINT64, betterproto2.TYPE_ENUM}
-)
+_BITS: Final = {
+    betterproto2.TYPE_UINT32: 32,
+    betterproto2.TYPE_ENUM: 32,
+    betterproto2.TYPE_UINT64: 64,
+}
 
 
 @attrs.frozen
@@ -32,6 +35,7 @@ class _Field:
 
     name: str
     wire_type: int
+    bits: int
     group: str | None
     message: type[betterproto2.Message] | None
 
@@ -39,8 +43,8 @@ class _Field:
 def check_message(data: bytes, message_type: type[betterproto2.Message]) -> None:
     """Check the outer form of a message, and of the messages in it.
 
-    Each field is known, has its declared wire type, is there at most once and
-    in full, and at most one member of each oneof is there. What the values are
+    Each field is known, has its declared type, is there at most once and in
+    full, and at most one member of each oneof is there. What the values are
     is not looked at. The time taken does not depend on the length of the data.
 
     Args:
@@ -71,7 +75,9 @@ def _check(data: memoryview, message_type: type[betterproto2.Message]) -> None:
             raise _refused(message_type, f"has more than one {key}")
         seen.add(key)
         value, position = _varint(data, position, message_type)
-        if field.wire_type != _LENGTH_DELIMITED:
+        if field.wire_type == _VARINT:
+            if value >> field.bits:
+                raise _refused(message_type, f"has a {field.name} of {value}")
             continue
         end = position + value
         if end > len(data):
@@ -107,11 +113,12 @@ def _fields(message_type: type[betterproto2.Message]) -> dict[int, _Field]:
     for each in dataclasses.fields(generated):
         meta = betterproto2.FieldMetadata.get(each)
         assert not meta.repeated, each.name
-        varint = meta.proto_type in _VARINT_TYPES
+        bits = _BITS.get(meta.proto_type, 0)
         nested = meta.proto_type == betterproto2.TYPE_MESSAGE
         fields[meta.number] = _Field(
             each.name,
-            _VARINT if varint else _LENGTH_DELIMITED,
+            _VARINT if bits else _LENGTH_DELIMITED,
+            bits,
             meta.group,
             classes[each.name] if nested else None,
         )

@@ -20,6 +20,8 @@ from .doctor import show_checks
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from boxlite._layout import BoxLayout
+
 _PRIMES: Final = """
 import time
 found = []
@@ -145,7 +147,7 @@ async def _show_crash_while_starting(console: Console, runtime: boxlite.Runtime)
 
     async def assassin() -> None:
         await booting.wait()
-        await _kill_vm(runtime, ids[0])
+        await _kill_vm_once_it_speaks(runtime.home.box(ids[0]))
 
     try:
         with console.status("starting a box, and killing its VM"):
@@ -158,10 +160,12 @@ async def _show_crash_while_starting(console: Console, runtime: boxlite.Runtime)
         console.print(Panel(Text(str(exc)), title="BoxStartError", border_style="red"))
 
 
-async def _kill_vm(runtime: boxlite.Runtime, box_id: str) -> None:
-    path = runtime.home.box(box_id).vm_pid
-    while (vm := read_pid_file(path)) is None:  # noqa: ASYNC110 - another process writes it
+async def _kill_vm_once_it_speaks(layout: BoxLayout) -> None:
+    # Both files are another process's to write, so there is nothing but to look.
+    while not layout.console_log.exists() or layout.console_log.stat().st_size < 4096:  # noqa: ASYNC110
         await trio.sleep(0.01)
+    vm = read_pid_file(layout.vm_pid)
+    assert vm is not None
     with ExitWatch(vm.pid) as watch:
         watch.send_signal(signal.SIGKILL)
 

@@ -144,7 +144,7 @@ def _become_vm(
     argv: Sequence[str], vm_fds: Sequence[int], shim: int, null: int, stderr: int, failure: int
 ) -> NoReturn:
     try:
-        pass
+        kill_at_parents_end()
         # A shim that died before that sent no signal, and never will.
         if os.getppid() != shim:
             os._exit(_NOT_FOUND)

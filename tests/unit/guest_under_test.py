@@ -251,12 +251,10 @@ class Call:
         """End the host's side of the stream."""
         await self._stream.end()
 
-    async def failure(self) -> None:
-        """Take everything; raises the status with which the guest ended the call."""
+    async def exhaust(self) -> None:
+        """Take everything of a call that the guest ends; leaving the call raises its status."""
         while await self.next():
             pass
-        await self._stream.end()
-        await self._stream.recv_trailing_metadata()
 
 
 @asynccontextmanager

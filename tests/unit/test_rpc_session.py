@@ -134,6 +134,8 @@ async def test_the_guests_end_is_told_to_those_who_wait_and_to_those_who_come() 
 
         assert session.lost.is_set()
         assert str(error) == "the guest closed the connection"
+        assert repr(session) == "<GuestSession lost>"
+        assert session.open_calls == 0
         with pytest.raises(GuestLostError, match="it was not sent"):
             await session.ping()
         with pytest.raises(GuestLostError, match="it was not sent"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HELLO = frame(SETTINGS)
 
 
-class Recorder(asyncio.Protocol):
+class _Recorder(asyncio.Protocol):
     """Notes what the transport tells it, and may fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -50,22 +50,23 @@ class Recorder(asyncio.Protocol):
 
 @asynccontextmanager
 async def running(
-    protocol: Recorder,
+    protocol: _Recorder,
 ) -> AsyncIterator[tuple[StreamTransport, trio.abc.Stream, Lost]]:
     """Give a transport that runs, the other end of its stream, and its loss."""
     ours, theirs = trio.testing.lockstep_stream_pair()
     lost = Lost()
     transport = StreamTransport(ours, lost)
     transport.attach(protocol)
-    async with open_nursery_unwrapped() as nursery:
-        nursery.start_soon(transport.run)
-        yield transport, theirs, lost
-        nursery.cancel_scope.cancel()
+    with trio.fail_after(60):
+        async with open_nursery_unwrapped() as nursery:
+            nursery.start_soon(transport.run)
+            yield transport, theirs, lost
+            nursery.cancel_scope.cancel()
 
 
 async def test_bytes_pass_both_ways() -> None:
     """In order, and in one piece for several writes."""
-    protocol = Recorder()
+    protocol = _Recorder()
     async with running(protocol) as (transport, theirs, _):
         await theirs.send_all(HELLO)
         transport.write(b"ab")
@@ -78,7 +79,7 @@ async def test_bytes_pass_both_ways() -> None:
 
 async def test_a_writer_is_paused_and_resumed() -> None:
     """What is unsent counts until the guest has taken it."""
-    protocol = Recorder()
+    protocol = _Recorder()
     async with running(protocol) as (transport, theirs, _):
         transport.write(bytes(PAUSE_BYTES))
         assert protocol.told == ["made"]
@@ -97,7 +98,7 @@ async def test_a_writer_is_paused_and_resumed() -> None:
 
 async def test_too_much_unsent_ends_the_connection() -> None:
     """The last resort against a guest that makes the host write."""
-    protocol = Recorder()
+    protocol = _Recorder()
     async with running(protocol) as (transport, _, lost):
         transport.write(bytes(UNSENT_BYTES + 1))
         error = await lost.wait()
@@ -110,7 +111,7 @@ async def test_too_much_unsent_ends_the_connection() -> None:
 
 async def test_the_end_of_the_stream_is_a_loss() -> None:
     """The protocol is told once, and the stream is closed."""
-    protocol = Recorder()
+    protocol = _Recorder()
     async with running(protocol) as (transport, theirs, lost):
         await theirs.send_all(HELLO)
         await theirs.aclose()
@@ -132,7 +133,7 @@ async def test_the_end_of_the_stream_is_a_loss() -> None:
 )
 async def test_an_exception_of_the_protocol_is_contained(error: Exception, words: str) -> None:
     """It has a name of ours and itself as the cause."""
-    async with running(Recorder(error)) as (_, theirs, lost):
+    async with running(_Recorder(error)) as (_, theirs, lost):
         await theirs.send_all(HELLO)
         seen = await lost.wait()
 
@@ -145,7 +146,7 @@ async def test_an_exception_of_the_protocol_is_contained(error: Exception, words
 async def test_an_error_of_ours_is_the_cause_as_it_is() -> None:
     """The protocol may know best why the connection is over."""
     error = GuestLostError("GOAWAY")
-    async with running(Recorder(error)) as (_, theirs, lost):
+    async with running(_Recorder(error)) as (_, theirs, lost):
         await theirs.send_all(HELLO)
 
         assert await lost.wait() is error
@@ -153,7 +154,7 @@ async def test_an_error_of_ours_is_the_cause_as_it_is() -> None:
 
 async def test_bytes_that_are_refused_do_not_reach_the_protocol() -> None:
     """The guard comes first."""
-    protocol = Recorder()
+    protocol = _Recorder()
     async with running(protocol) as (_, theirs, lost):
         await theirs.send_all(frame(PING, bytes(8)))
         error = await lost.wait()
@@ -167,7 +168,7 @@ async def test_last_words_are_read_from_a_guest_that_takes_no_more(
 ) -> None:
     """A write that fails must not hide the answer that lies in the other direction."""
     ours, theirs = trio.testing.memory_stream_pair()
-    lost, protocol = Lost(), Recorder()
+    lost, protocol = Lost(), _Recorder()
     transport = StreamTransport(ours, lost)
     transport.attach(protocol)
     await theirs.send_all(HELLO)
@@ -186,9 +187,26 @@ async def test_last_words_are_read_from_a_guest_that_takes_no_more(
         assert protocol.received == HELLO + frame(PING, bytes(8))
 
 
+async def test_a_connection_that_is_reset_is_a_loss() -> None:
+    """A QEMU that dies with unread bytes in its socket does this."""
+    mine, other = trio.socket.socketpair()
+    lost = Lost()
+    transport = StreamTransport(trio.SocketStream(mine), lost)
+    transport.attach(_Recorder())
+    await other.send(HELLO)
+    await mine.send(b"never read")
+    other.close()
+    with trio.fail_after(60):
+        await transport.run()
+
+    assert str(lost.error) == "the connection to the guest broke"
+    assert isinstance(lost.error, GuestLostError)
+    assert isinstance(lost.error.__cause__, trio.BrokenResourceError)
+
+
 async def test_being_cancelled_closes_everything() -> None:
     """At once, though something waits to be sent."""
-    protocol = Recorder()
+    protocol = _Recorder()
     async with running(protocol) as (transport, theirs, lost):
         transport.write(b"x")
         await trio.testing.wait_all_tasks_blocked()
