@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 HEAD_BYTES: Final = 16 << 10
 TAIL_BYTES: Final = 64 << 10
 
-_PRINTABLE = {code: chr(code) for code in range(0x20, 0x7F)} | {0x09: "\t", 0x0A: "\n"}
+# A kernel's console is ASCII, and translating that takes no time at all.
+_ASCII_CONTROLS: Final = {
+    code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F) if chr(code) not in "\t\n"
+}
 
 
 @attrs.frozen
@@ -76,29 +79,28 @@ def printable(data: bytes) -> str:
     stays, and everything else is shown as ``\xNN``.
     """
     text = data.replace(b"\r\n", b"\n").decode("utf-8", errors="backslashreplace")
-    if text.isascii() and text.isprintable():
+    text = text.translate(_ASCII_CONTROLS)
+    if text.isascii():
         return text
-    return "".join(_shown(character) for character in text)
-
-
-def _shown(character: str) -> str:
-    plain = _PRINTABLE.get(ord(character))
-    if plain is not None:
-        return plain
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape").decode("ascii")
+    return "".join(
+        character
+        if character.isprintable() or character in "\t\n"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
 
 
 def last_lines(data: bytes, count: int, *, width: int = 400) -> str:
     """Return the last lines of a log, printable, each cut at a width in characters."""
-    lines = [line for line in printable(data).splitlines() if line.strip()]
+    # A line of the result takes at most this much, whatever is before it.
+    near = data[-count * (width + 1) * 4 :]
+    lines = [line for line in printable(near).split("\n") if line.strip()]
     return "\n".join(_cut(line, width) for line in lines[-count:])
 
 
 def first_lines(data: bytes, count: int, *, width: int = 400) -> str:
     """Return the first lines of a log, printable, each cut at a width in characters."""
-    lines = [line for line in printable(data).splitlines() if line.strip()]
+    lines = [line for line in printable(data).split("\n") if line.strip()]
     shown = [_cut(line, width) for line in lines[:count]]
     if len(lines) > count:
         shown.append(f"... ({len(lines) - count} more lines)")

@@ -4,7 +4,9 @@ r"""Where everything lies on disk. Paths only: nothing here creates or removes.
 
     HOME/                      0700
       lock                     flock: one runtime per home
-      kit/                     kernel and initramfs, by content hash
+      kvm-verdict.json         whether KVM runs guests here, for this boot of the host
+      qemu-version.json        what --version said, for this file
+      kit/                     kernels, and an initramfs for each, by content hash
       tmp/                     what is being made; wiped when a runtime starts
       boxes/<id>/              0700
         sockets/ready.sock  sockets/agent0.sock ...

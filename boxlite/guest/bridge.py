@@ -83,6 +83,9 @@ class AgentPort:
                 data = os.read(self._fd, _READ_BYTES)
             except BlockingIOError:
                 break
+            except OSError as error:
+                console.log(f"{self._name}: {error.strerror}")
+                data = b""
             if not data:
                 absent = True
                 break

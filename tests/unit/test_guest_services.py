@@ -168,7 +168,7 @@ def test_shutdown_lets_commands_end_in_their_own_way(agent: AgentUnderTest) -> N
     """SIGTERM comes first, and the answer and every exit arrive before the power goes."""
 
     async def scenario(channel: Channel) -> None:
-        script = "trap 'echo bye; exit 4' TERM; echo hi; while :; do sleep 0.01; done"
+        script = "trap 'echo bye; exit 4' TERM; echo hi; read forever"
         async with execution(channel, start_request("sh", "-c", script)) as call:
             await call.until(lambda: call.stdout == b"hi\n")
             assert await shut_down(channel, 10_000) == 1
@@ -182,7 +182,7 @@ def test_shutdown_kills_what_does_not_end(agent: AgentUnderTest) -> None:
     """The grace period is all that a command that ignores SIGTERM gets."""
 
     async def scenario(channel: Channel) -> None:
-        script = "trap '' TERM; echo hi; while :; do sleep 0.01; done"
+        script = "trap '' TERM; echo hi; read forever"
         async with execution(channel, start_request("sh", "-c", script)) as call:
             await call.until(lambda: call.stdout == b"hi\n")
             assert await shut_down(channel, 20) == 1
@@ -197,7 +197,7 @@ def test_nothing_starts_any_more_during_a_shutdown(agent: AgentUnderTest) -> Non
     """A command that started after the others were ended would lose its data."""
 
     async def scenario(channel: Channel) -> None:
-        script = "trap '' TERM; echo hi; while :; do sleep 0.01; done"
+        script = "trap '' TERM; echo hi; read forever"
         async with execution(channel, start_request("sh", "-c", script)) as call:
             await call.until(lambda: call.stdout == b"hi\n")
             stream = channel.request(

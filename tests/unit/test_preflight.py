@@ -38,7 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HomeLayout:
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.delenv(qemu.VARIABLE, raising=False)
     monkeypatch.setattr(busybox, "_PLACES", (str(programs / "busybox"),))
-    monkeypatch.setattr(_host, "_is_static", lambda _: True)
+    monkeypatch.setattr(busybox, "is_static", lambda _: True)
     monkeypatch.setattr(_host, "KIT_DISK_BYTES", 1)
     monkeypatch.setattr(_host, "QEMU_MEMORY_MIB", 0)
     monkeypatch.setattr(kvm_device, "DEVICE", tmp_path / "kvm")
