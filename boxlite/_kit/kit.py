@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -17,6 +15,7 @@ import trio
 from boxlite._errors import HostError
 
 from .initramfs import Recipe
+from .workshop import last_words, open_workshop, run_program
 
 if TYPE_CHECKING:
     from boxlite._layout import HomeLayout
@@ -79,36 +78,34 @@ def _size_file(path: Path) -> Path:
 
 
 async def _build(home: HomeLayout, kernel: Kernel, path: Path) -> None:
-    fd, name = tempfile.mkstemp(prefix="initramfs-", dir=home.tmp)
-    os.close(fd)
-    made = Path(name)
     try:
-        await trio.run_process(
-            [sys.executable, "-m", "boxlite._kit.build", str(kernel.modules), name],
-            capture_stderr=True,
-            # A half-made archive is worth nothing, so there is nothing to ask politely.
-            deliver_cancel=_kill,
-        )
-        _publish(made, path)
+        with open_workshop(home, "initramfs") as work:
+            made = work / path.name
+            await run_program(
+                [sys.executable, "-P", "-m", "boxlite._kit.build", str(kernel.modules), str(made)],
+                cwd=work,
+                env={
+                    # The key was made of what this process would import, so the
+                    # builder must find the very same; -P keeps it from adding more.
+                    "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path),
+                    # What its programs leave when they are killed goes with the workshop.
+                    "TMPDIR": str(work),
+                },
+            )
+            _publish(made, path)
     except subprocess.CalledProcessError as exc:
-        said = exc.stderr.decode(errors="replace").strip()
         raise HostError(
-            f"the guest's root file system cannot be built: {(said or str(exc)).splitlines()[-1]}",
+            f"the guest's root file system cannot be built: {last_words(exc)}",
             fix="Run python -m boxlite doctor.",
         ) from exc
-    finally:
-        _discard(made)
+    except OSError as exc:
+        raise HostError(
+            f"the guest's root file system cannot be kept in {home.root}: {exc.strerror}",
+            fix="Check the space and the rights there.",
+        ) from exc
 
 
 def _publish(made: Path, path: Path) -> None:
+    # In this order: an archive without its size counts as damaged.
     _size_file(path).write_text(str(made.stat().st_size))
     made.rename(path)
-
-
-def _discard(made: Path) -> None:
-    made.unlink(missing_ok=True)
-
-
-async def _kill(process: trio.Process) -> None:
-    process.send_signal(signal.SIGKILL)
-    await trio.lowlevel.checkpoint()

@@ -42,7 +42,10 @@ _EXTENSIONS_LEFT_OUT: Final = re.compile(
     r"_?(?:test|xx|ctypes_test|tkinter|curses|gdbm|dbm|ssl|hashlib|ossaudiodev|nis|readline)"
 )
 # With these in the interpreter, hashlib does without OpenSSL's 5 MB.
-_BUILTIN_HASHES: Final = ("_md5", "_sha1", "_sha512", "_sha3", "_blake2")
+_BUILTIN_HASHES: Final = (
+    *("_md5", "_sha1", "_sha3", "_blake2"),
+    "_sha512" if sys.version_info < (3, 12) else "_sha2",
+)
 
 
 def stdlib_sources() -> Iterator[tuple[str, Path]]:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 #: The shim's own ladder: 3 s for the guest, 2 s for QEMU's SIGTERM, and some to spare.
 TERM_SECONDS: Final = 6.0
 KILL_SECONDS: Final = 5.0
+_BURIAL_SECONDS: Final = 2.0
+# Above the largest pid that a kernel gives (2 ** 22, proc(5)).
+_NO_PROCESS: Final = 1 << 30
 
 
 @attrs.frozen(kw_only=True)
@@ -73,14 +76,14 @@ class Shim:
         """Collect the exit code if the shim has ended: -n when signal n ended it."""
         return self._child.poll()
 
-    async def stop(self, *, kill: bool = False) -> None:
+    async def stop(self) -> None:
         """End the shim and its VM, reap the shim and release its descriptors.
 
-        SIGTERM asks the shim for its own orderly ladder; when that takes too
-        long, or with ``kill``, SIGKILL ends both: QEMU dies with its parent, and
-        is killed by its own pid file in case it did not. Idempotent.
+        SIGTERM asks the shim for its own orderly ladder. When that takes too
+        long the VM is killed, and the shim too unless it then ends by itself.
+        Idempotent.
 
-        Cancelling it moves straight on to SIGKILL; it always returns within
+        Cancelling it moves straight on to the kill; it always returns within
         ``TERM_SECONDS + KILL_SECONDS``, shielded for the second part only.
 
         Raises:
@@ -88,7 +91,7 @@ class Shim:
                 the kernel.
         """
         try:
-            if not kill and not self.watch.has_ended():
+            if not self.watch.has_ended():
                 self.watch.send_signal(signal.SIGTERM)
                 with trio.move_on_after(TERM_SECONDS):
                     await self.watch.wait()
@@ -105,16 +108,28 @@ class Shim:
             )
 
     async def _kill(self) -> None:
+        # The VM first: the shim then reaps it. The other way round, QEMU would
+        # die an orphan, and become a zombie where process 1 does not reap.
+        with self._vm_watch() as vm:
+            if not self.watch.has_ended():
+                vm.send_signal(signal.SIGKILL)
+                with trio.move_on_after(_BURIAL_SECONDS):
+                    await self.watch.wait()
+                self.watch.send_signal(signal.SIGKILL)
+                await self.watch.wait()
+            self.reap()
+            # A shim that was killed took its VM along; this makes sure of it.
+            vm.send_signal(signal.SIGKILL)
+            await vm.wait()
+
+    def _vm_watch(self) -> ExitWatch:
+        """Return a watch on QEMU, or on nothing if it is gone or was not there yet."""
         vm = read_pid_file(self._layout.vm_pid)
-        self.watch.send_signal(signal.SIGKILL)
-        await self.watch.wait()
-        self.reap()
-        if vm is not None and vm.is_alive():
-            with ExitWatch(vm.pid) as watch:
-                # Looked at again: now that it is watched, the pid cannot change hands unseen.
-                if vm.is_alive():
-                    watch.send_signal(signal.SIGKILL)
-                    await watch.wait()
+        watch = ExitWatch(vm.pid if vm else _NO_PROCESS)
+        # Asked after the watch has it: from then on the pid cannot change hands unseen.
+        if vm is not None and not vm.is_alive():
+            watch.close()
+        return watch
 
     def _release(self) -> None:
         if self._lifeline is not None:

@@ -96,7 +96,8 @@ class GuestService:
         if len(request.payload) > PING_PAYLOAD_BYTES:
             raise GRPCError(
                 Status.INVALID_ARGUMENT,
-                f"payload has {len(request.payload)} bytes: at most {PING_PAYLOAD_BYTES} are allowed",
+                f"payload has {len(request.payload)} bytes:"
+                f" at most {PING_PAYLOAD_BYTES} are allowed",
             )
         await stream.send_message(
             PingResponse(

@@ -80,7 +80,7 @@ class _Handler(grpclib.server.Handler):
 
 
 class AgentProtocol(H2Protocol):
-    """One connection's protocol: says why it ends, and can tell that its peer has read everything."""
+    """One connection: it says when it ends, and can tell that its peer has read everything."""
 
     def __init__(
         self,

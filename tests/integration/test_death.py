@@ -222,3 +222,16 @@ def test_two_boxes_are_independent(in_runtime: InRuntime) -> None:
             nursery.start_soon(victim)
 
     in_runtime(scenario)
+
+
+@pytest.mark.parametrize("frozen", ["vm_pid", "shim_pid"])
+def test_a_vm_that_does_not_stop_is_killed(in_runtime: InRuntime, frozen: str) -> None:
+    """Whether QEMU hangs or its shim does, leaving the block ends both, in bounded time."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        with trio.fail_after(READY_TIMEOUT):
+            async with runtime.open_box(ready_timeout=READY_TIMEOUT, stop_grace=0.1) as box:
+                pid_file = getattr(runtime.home.box(box.id), frozen)
+                await kill_when_there(pid_file, signal.SIGSTOP)
+
+    in_runtime(scenario)

@@ -44,7 +44,7 @@ def test_a_box_leaves_nothing_behind(in_runtime: InRuntime) -> None:
     in_runtime(scenario)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=14, deadline=None, suppress_health_check=list(HealthCheck))
 @given(stage_name=st.sampled_from(STAGES), what=st.sampled_from(["began", "done"]))
 def test_cancelling_at_any_stage_leaves_nothing_behind(
     in_runtime: InRuntime, stage_name: str, what: str
@@ -66,7 +66,7 @@ def test_cancelling_at_any_stage_leaves_nothing_behind(
     in_runtime(scenario)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seconds=st.floats(0, 6))
 def test_cancelling_at_any_moment_leaves_nothing_behind(
     in_runtime: InRuntime, seconds: float

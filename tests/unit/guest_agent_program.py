@@ -29,6 +29,12 @@ def install_bare_package() -> None:
         sys.modules[name] = module
 
 
+def say(what: str) -> None:
+    """Write a line at once."""
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Serve until a shutdown is complete."""
     site_packages, *descriptors = sys.argv[1:]
@@ -45,7 +51,7 @@ def main() -> None:
     from boxlite.guest.control import ControlPort
 
     def set_identity(hostname: str, machine_id: str) -> None:
-        print(f"identity {hostname} {machine_id}", flush=True)
+        say(f"identity {hostname} {machine_id}")
 
     async def serve() -> None:
         agent = Agent(set_identity)
@@ -75,7 +81,7 @@ def main() -> None:
         os.set_inheritable(fd, False)
     listener = socket.socket(fileno=listener_fd)
     asyncio.run(serve())
-    print("switched off", flush=True)
+    say("switched off")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import json
 import os
 import select
@@ -12,9 +14,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import termios
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 from grpclib.client import Channel
 from grpclib.const import Cardinality
@@ -24,12 +27,13 @@ from boxlite._rpc._generated.boxlite import v1 as wire
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from betterproto2 import Message
     from grpclib.client import Stream
 
 T = TypeVar("T")
 
 #: No scenario takes long; one that hangs ends here.
-SECONDS: Final = 30
+SECONDS: Final = 20
 NONCE: Final = "0123456789abcdef" * 2
 MACHINE_ID: Final = "fedcba9876543210" * 2
 PLENTY: Final = 1 << 30
@@ -118,7 +122,14 @@ def running_agent() -> Iterator[AgentUnderTest]:
         program = str(Path(__file__).with_name("guest_agent_program.py"))
         process = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-I", "-S", program, sysconfig.get_path("purelib"), *map(str, fds)],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    program,
+                    sysconfig.get_path("purelib"),
+                    *map(str, fds),
+                ],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -130,7 +141,7 @@ def running_agent() -> Iterator[AgentUnderTest]:
         yield AgentUnderTest(process, control, port, path)
 
 
-async def unary(channel: Channel, method: str, request: Any, answer: type[T]) -> T:
+async def unary(channel: Channel, method: str, request: Message, answer: type[T]) -> T:
     """Make one call."""
     async with channel.request(
         f"/boxlite.v1.{method}", Cardinality.UNARY_UNARY, type(request), answer
@@ -154,26 +165,29 @@ async def ping(channel: Channel, payload: bytes = b"") -> wire.PingResponse:
     return await unary(channel, "Guest/Ping", wire.PingRequest(payload=payload), wire.PingResponse)
 
 
-def start_request(
-    *argv: str | bytes,
-    env: dict[bytes, bytes] | None = None,
-    cwd: bytes = b"",
-    terminal: wire.TerminalSize | None = None,
-    stdout_window: int = PLENTY,
-    stderr_window: int = PLENTY,
-) -> wire.ExecRequest:
-    """Return the first message of an execution."""
+class StartOptions(TypedDict, total=False):
+    """What a start may say besides the program and its arguments."""
+
+    env: dict[bytes, bytes]
+    cwd: bytes
+    terminal: wire.TerminalSize
+    stdout_window: int
+    stderr_window: int
+
+
+def start_request(*argv: str | bytes, **options: Unpack[StartOptions]) -> wire.ExecRequest:
+    """Return the first message of an execution; its windows have room for everything."""
     return wire.ExecRequest(
         start=wire.ExecStart(
             argv=[os.fsencode(argument) for argument in argv],
             env=[
                 wire.EnvironmentVariable(name=name, value=value)
-                for name, value in (ENVIRONMENT if env is None else env).items()
+                for name, value in options.get("env", ENVIRONMENT).items()
             ],
-            cwd=cwd,
-            terminal=terminal,
-            stdout_window=stdout_window,
-            stderr_window=stderr_window,
+            cwd=options.get("cwd", b""),
+            terminal=options.get("terminal"),
+            stdout_window=options.get("stdout_window", PLENTY),
+            stderr_window=options.get("stderr_window", PLENTY),
         )
     )
 
@@ -275,14 +289,18 @@ async def execution(channel: Channel, request: wire.ExecRequest) -> AsyncIterato
                 await stream.cancel()
 
 
-async def run(channel: Channel, *argv: str | bytes, **options: Any) -> tuple[int, bytes, bytes]:
+async def run(
+    channel: Channel, *argv: str | bytes, **options: Unpack[StartOptions]
+) -> tuple[int, bytes, bytes]:
     """Run one command to its end without any stdin."""
     async with execution(channel, start_request(*argv, **options)) as call:
         await call.stdin_end()
         return await call.finish()
 
 
-async def refusal(channel: Channel, *argv: str | bytes, **options: Any) -> tuple[Any, str]:
+async def refusal(
+    channel: Channel, *argv: str | bytes, **options: Unpack[StartOptions]
+) -> tuple[wire.RefusalReason, str]:
     """Start a command that cannot be started; return the reason and the sentence."""
     async with execution(channel, start_request(*argv, **options)) as call:
         while await call.next():
@@ -313,3 +331,15 @@ class ProcessWatch:
     def kill(self) -> None:
         """Kill the process."""
         signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+
+def leave(port: socket.socket) -> None:
+    """Have a guest at the other end of a packet port see that no host is connected.
+
+    Returns when it has read that: what the next host sends is an edge of its own.
+    """
+    port.send(b"")
+    unread = array.array("i", [1])
+    while unread[0]:
+        os.sched_yield()
+        fcntl.ioctl(port, termios.TIOCOUTQ, unread)

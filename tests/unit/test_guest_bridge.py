@@ -2,7 +2,8 @@
 
 A ``SOCK_SEQPACKET`` pair plays the port: one read returns at most one packet, as
 one read of the device returns at most one buffer, and an empty packet is what
-the guest reads while no host is connected.
+the guest reads while no host is connected. After one of these the guest waits for
+an edge, so what the next host sends comes in a step of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-import pytest
 from guest_under_test import SECONDS
 from hypothesis import given, strategies as st
 
@@ -21,6 +21,8 @@ from boxlite.guest.edges import EdgePoller
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import pytest
+
 ABSENT = b""
 WRITE_BYTES = 32_768  # What the virtio_console driver takes at once.
 
@@ -28,30 +30,34 @@ WRITE_BYTES = 32_768  # What the virtio_console driver takes at once.
 class Recorder(asyncio.Protocol):
     """Notes what a connection tells its protocol."""
 
-    def __init__(self, port: PortUnderTest) -> None:
+    def __init__(self) -> None:
         self.transport: PortTransport
         self.data = b""
-        self.lost: BaseException | None | str = "not lost"
+        self.lost: BaseException | str | None = "not lost"
         self.paused = False
-        self._port = port
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
         assert isinstance(transport, PortTransport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Note the data, or fail if that is what it says."""
         if data == b"trouble":
             raise ValueError("a bug in the protocol")
         self.data += data
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """Note the end, which comes once."""
         assert self.lost == "not lost"
         self.lost = exc
 
     def pause_writing(self) -> None:
+        """Note it."""
         self.paused = True
 
     def resume_writing(self) -> None:
+        """Note it."""
         self.paused = False
 
 
@@ -68,7 +74,7 @@ class PortUnderTest:
         AgentPort("port", self._guest.fileno(), self._connect, self._poller, loop)
 
     def _connect(self) -> Recorder:
-        self.connections.append(Recorder(self))
+        self.connections.append(Recorder())
         return self.connections[-1]
 
     async def send(self, *packets: bytes) -> None:
@@ -142,7 +148,8 @@ def test_a_host_that_goes_away_ends_its_connection() -> None:
         await port.send(PREFACE, b"last words", ABSENT)
         assert port.connections[0].data.endswith(b"last words")
         assert port.connections[0].lost is None
-        await port.send(ABSENT, b"remains", PREFACE + b"second")
+        await port.send(ABSENT)
+        await port.send(b"remains", PREFACE + b"second")
         assert [each.data for each in port.connections[1:]] == [PREFACE + b"second"]
         assert port.connections[1].lost == "not lost"
 

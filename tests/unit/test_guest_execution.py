@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -295,7 +296,7 @@ def test_a_background_process_that_holds_the_output_does_not_hold_the_exit(
         assert await run(channel, "kill", "-0", str(orphan.pid)) == (0, b"", b"")
         orphan.kill()
         orphan.wait()
-        while os.path.exists(f"/proc/{orphan.pid}"):
+        while Path(f"/proc/{orphan.pid}").exists():
             await ping(channel)
 
     agent.run(scenario)

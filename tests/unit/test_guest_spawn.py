@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from guest_under_test import AgentUnderTest, refusal, run, running_agent
+from guest_under_test import AgentUnderTest, StartOptions, refusal, run, running_agent
 
 from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._rpc._generated.boxlite.v1 import RefusalReason
@@ -142,7 +142,7 @@ def test_a_working_directory_that_cannot_be_entered_is_named(
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_request_that_breaks_a_rule_is_invalid(
-    agent: AgentUnderTest, argv: list[str], options: dict[str, object], sentence: str
+    agent: AgentUnderTest, argv: list[str], options: StartOptions, sentence: str
 ) -> None:
     """The sentence says which rule."""
     reason, detail = agent.run(lambda c: refusal(c, *argv, **options))
