@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import attrs
 
+from boxlite._errors import HostError
+
 from . import python_root
 from .busybox import find_busybox
 from .cpio import CpioWriter
-from .kmod import index_modules, load_order
+from .kmod import index_modules, load_order, missing_modules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 #: Changed whenever the same inputs would give another archive.
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: What the agent loads before it can talk to the host.
 AGENT_MODULES: Final = ("virtio_pci", "virtio_console")
 MODULES_DIRECTORY: Final = f"{python_root.AGENT_ROOT}/modules"
@@ -69,10 +71,12 @@ class Recipe:
 
     Args:
         modules: Where the kernel's modules are.
+        index: Each of them by its name.
         busybox: A statically linked busybox.
     """
 
     modules: Path
+    index: Mapping[str, Path] = attrs.field(repr=False)
     busybox: Path
 
     @classmethod
@@ -82,7 +86,13 @@ class Recipe:
         Raises:
             HostError: Something that it needs is not there.
         """
-        return cls(modules, find_busybox())
+        index = index_modules(modules)
+        if missing := missing_modules(AGENT_MODULES, index, modules):
+            raise HostError(
+                f"the kernel {modules.name} lacks {' and '.join(missing)}, which a guest needs",
+                fix="Name another kernel: RuntimeOptions.kernel or BOXLITE_KERNEL.",
+            )
+        return cls(modules, index, find_busybox())
 
     def key(self) -> str:
         """Return a name for what building would give, without building it.
@@ -91,11 +101,10 @@ class Recipe:
         takes milliseconds, and every start of a box asks.
         """
         digest = hashlib.sha256()
-        index = index_modules(self.modules)
         stated = [
             self.busybox,
             python_root.interpreter(),
-            *(path for name, path in index.items() if name in AGENT_MODULES),
+            *(self.index[name] for name in AGENT_MODULES if name in self.index),
             *(path for _, path in python_root.stdlib_extensions()),
             *(path for _, path in python_root.distribution_files() if path.name == "METADATA"),
         ]
@@ -127,9 +136,10 @@ class Recipe:
         tree.writer.character_device("/dev/null", 1, 3, mode=0o666)
         for name, text in _ETC.items():
             tree.file(f"/etc/{name}", text.encode())
+        # What may be missing comes before what takes long.
+        self._add_modules(tree)
         self._add_busybox(tree)
         _add_python(tree)
-        self._add_modules(tree)
         tree.file("/init", _INIT.encode(), mode=0o755)
         tree.writer.finish()
 
@@ -143,7 +153,7 @@ class Recipe:
                 tree.symlink(f"/{applet}", "/bin/busybox")
 
     def _add_modules(self, tree: Tree) -> None:
-        ordered = load_order(AGENT_MODULES, index_modules(self.modules))
+        ordered = load_order(AGENT_MODULES, self.index)
         for name, data in ordered.items():
             tree.file(f"{MODULES_DIRECTORY}/{name}.ko", data)
         names = "".join(f"{name}.ko\n" for name in ordered)

@@ -66,7 +66,17 @@ def find_kernel(override: Path | None, home: HomeLayout) -> Kernel | None:
         return _named("kernel", override)
     if named := os.environ.get(KERNEL_VARIABLE):
         return _named(KERNEL_VARIABLE, Path(named))
-    return _newest(_SYSTEM_BOOT, _SYSTEM_MODULES) or _newest_downloaded(home)
+    return _newest(_SYSTEM_BOOT, _SYSTEM_MODULES) or newest_downloaded(home)
+
+
+def newest_downloaded(home: HomeLayout) -> Kernel | None:
+    """Return the newest kernel that an earlier download left in the home, or None."""
+    found = sorted(kernels_directory(home).glob("*"), key=_version_key, reverse=True)
+    for root in found:
+        kernel = _newest(root / "boot", root / "lib" / "modules")
+        if kernel is not None:
+            return kernel
+    return None
 
 
 def read_release(image: Path) -> str | None:
@@ -110,21 +120,12 @@ def _named(field: str, image: Path) -> Kernel:
 
 def _newest(boot: Path, modules: Path) -> Kernel | None:
     for image in sorted(boot.glob("vmlinuz-*"), key=_version_key, reverse=True):
-        # Ubuntu keeps its kernels readable to root alone.
-        if not os.access(image, os.R_OK):
-            continue
-        release = read_release(image)
+        try:
+            release = read_release(image)
+        except OSError:
+            continue  # Ubuntu keeps its kernels readable to root alone.
         if release is not None and (modules / release).is_dir():
             return Kernel(image, release, modules / release)
-    return None
-
-
-def _newest_downloaded(home: HomeLayout) -> Kernel | None:
-    found = sorted(kernels_directory(home).glob("*"), key=_version_key, reverse=True)
-    for root in found:
-        kernel = _newest(root / "boot", root / "lib" / "modules")
-        if kernel is not None:
-            return kernel
     return None
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DEPENDS = re.compile(rb"(?:\A|\0)depends=([^\0]*)\0")
+#: Beside the modules: those that are part of the kernel image, one path a line.
+BUILTIN_LIST: Final = "modules.builtin"
 _SUFFIXES: Final = (".ko", ".ko.xz", ".ko.zst")
 
 
@@ -27,10 +29,30 @@ def index_modules(directory: Path) -> dict[str, Path]:
     """Return every module below a directory by its name."""
     found = {}
     for path in sorted(directory.rglob("*.ko*")):
-        stem, suffix = path.name.split(".", 1)
-        if f".{suffix}" in _SUFFIXES:
-            found[stem.replace("-", "_")] = path
+        if path.name.endswith(_SUFFIXES):
+            found[_name(path.name)] = path
     return found
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2].split(".")[0].replace("-", "_")
+
+
+def missing_modules(wanted: Iterable[str], index: Mapping[str, Path], directory: Path) -> list[str]:
+    """Return those that a kernel has neither as a module nor built in, as far as can be told.
+
+    Args:
+        wanted: Names of modules.
+        index: What :func:`index_modules` found.
+        directory: Where the kernel's modules are. Without a list of what is built
+            in there, nothing counts as missing.
+    """
+    try:
+        lines = (directory / BUILTIN_LIST).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    builtin = {_name(line) for line in lines}
+    return [name for name in wanted if name not in index and name not in builtin]
 
 
 def read_module(path: Path) -> bytes:

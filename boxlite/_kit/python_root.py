@@ -139,30 +139,42 @@ def compiled(source: Path, guest_path: str) -> bytes:
 def shared_libraries(binaries: Iterable[Path]) -> dict[str, Path]:
     """Return the host files of all shared libraries that binaries need, by guest path.
 
-    The loader itself keeps its path; the rest goes to the loader's default
-    directory, where it looks when a binary's own search path leads nowhere.
+    The loader itself keeps its path. The rest goes where this loader looks when a
+    binary's own search path leads nowhere: wherever the C library is.
 
     Raises:
         HostError: A library is missing on the host, or there is no ``ldd``.
     """
-    multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
-    found: dict[str, Path] = {}
-    paths = [str(path) for path in binaries]
-    try:
-        done = subprocess.run(
-            ["ldd", *paths], capture_output=True, text=True, env={"LC_ALL": "C"}, check=False
-        )
-    except FileNotFoundError:
-        raise HostError("the program ldd is not there", fix="apt-get install libc-bin") from None
-    for line in done.stdout.splitlines():
+    loaders: dict[str, Path] = {}
+    libraries: dict[str, Path] = {}
+    for line in _ldd(binaries).splitlines():
         if match := re.match(r"\s+(\S+) => (\S+) \(", line):
-            name, path = match.groups()
-            found[f"/lib/{multiarch}/{Path(name).name}"] = Path(path).resolve()
+            libraries[Path(match[1]).name] = Path(match[2])
         elif match := re.match(r"\s+(/\S+) \(", line):
-            found[match[1]] = Path(match[1]).resolve()
+            loaders[match[1]] = Path(match[1]).resolve()
         elif match := re.match(r"\s+(\S+) => not found", line):
             raise HostError(
                 f"the shared library {match[1]} of this Python is not there",
                 fix="Repair the installation of Python or of the package that needs it.",
             )
-    return found
+    directory = libraries.get("libc.so.6", Path("/lib/libc")).parent
+    # No binary names it: glibc opens it by itself when a thread is ended.
+    unwinder = directory / "libgcc_s.so.1"
+    if unwinder.exists():
+        libraries[unwinder.name] = unwinder
+    return loaders | {f"{directory}/{name}": path.resolve() for name, path in libraries.items()}
+
+
+def _ldd(binaries: Iterable[Path]) -> str:
+    try:
+        done = subprocess.run(
+            ["ldd", *map(str, binaries)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "LC_ALL": "C"},
+            # It fails for a binary that is static, which is no failure here.
+            check=False,
+        )
+    except FileNotFoundError:
+        raise HostError("the program ldd is not there", fix="apt-get install libc-bin") from None
+    return done.stdout

@@ -8,8 +8,11 @@ around ``poll``, and it has QEMU running before it imports most of itself::
     _program     the order of things, and what happens when something breaks
     _arguments   the command line
     _boxdir      files of the box's directory, replaced in one step
-    _spawn       fork and exec of QEMU
-    _watch       the loop
+    _spawn       fork and exec of QEMU, and the handle on it
+    _libc        what that needs of the C library
+    _watch       what is watched while QEMU runs
+    _reactor     the loop
+    _signals     SIGTERM, as a descriptor for the loop
     _stopping    the ladder that ends QEMU
     _handshake   the control port's protocol, without I/O
     _control     the control port's bytes, never blocking
@@ -36,8 +39,10 @@ or could not be started. Its ``type`` is one of:
     tells whether the shim had been asked to.
 
 Each also has ``ready``, whether the guest had said that it was, and ``time`` in
-Unix seconds. The shim itself exits with ``exit_code``. A shim that is killed
-leaves no exit file, and QEMU dies with it by its parent-death signal; so does a
-shim that gets SIGTERM in the first hundredth of a second of its life, before it
-can have a handler.
+Unix seconds. The shim itself exits with ``exit_code``.
+
+A shim that is killed leaves no exit file, and QEMU dies with it by its
+parent-death signal. SIGTERM kills it too before its first line has run, in the
+10 ms that the interpreter takes to start; later ones are held until the loop
+can hear them.
 """

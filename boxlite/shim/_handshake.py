@@ -25,6 +25,13 @@ STOP_LINE: Final = b'{"type": "stop"}\n'
 
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 _SHOWN_BYTES: Final = 60
+_COMPLAINTS: Final = {
+    "oversized": f"the guest sent a control line of more than {CONTROL_LINE_BYTES} bytes",
+    "malformed": "the guest sent a control line that is not a JSON object",
+    "unexpected": "the guest sent a control message that is not due",
+    "wrong nonce": "the guest answered with a nonce that is not this start's",
+    "endless": f"the guest sent {GUEST_BYTES} bytes on its control port, which is now left unread",
+}
 
 
 class Send(NamedTuple):
@@ -152,15 +159,6 @@ class Handshake:
             self._noted.add(kind)
             # repr() lets no control character of the guest through.
             yield Note(f"{_COMPLAINTS[kind]}{': ' if line else ''}{_shown(line)}")
-
-
-_COMPLAINTS: Final = {
-    "oversized": f"the guest sent a control line of more than {CONTROL_LINE_BYTES} bytes",
-    "malformed": "the guest sent a control line that is not a JSON object",
-    "unexpected": "the guest sent a control message that is not due",
-    "wrong nonce": "the guest answered with a nonce that is not this start's",
-    "endless": f"the guest sent {GUEST_BYTES} bytes on its control port, which is now left unread",
-}
 
 
 def _shown(line: bytes) -> str:

@@ -36,6 +36,9 @@ class CannotStartError(Exception):
 class Vm:
     """The QEMU process: ours to signal until it is reaped, and reaped only here.
 
+    Attributes:
+        sent: The signals that it was sent from here.
+
     Args:
         pid: Its process id.
         stderr: Where its standard error can be read.

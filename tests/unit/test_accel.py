@@ -265,7 +265,7 @@ async def test_damaged_cache_is_replaced(
     assert probe.runs == 2
     await choose_accelerator("auto", cache_dir=tmp_path)
     assert probe.runs == 2
-    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []  # noqa: PTH208
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
 
 
 async def test_verdict_needs_no_directory_to_be_kept_in(probe: FakeProbe, tmp_path: Path) -> None:

@@ -34,7 +34,11 @@ class Recorder(asyncio.Protocol):
         self.transport: PortTransport
         self.data = b""
         self.lost: BaseException | str | None = "not lost"
-        self.paused = False
+        self._paused = False
+
+    def has_room(self) -> bool:
+        """Whether the transport wants more."""
+        return not self._paused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -54,11 +58,11 @@ class Recorder(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Note it."""
-        self.paused = True
+        self._paused = True
 
     def resume_writing(self) -> None:
         """Note it."""
-        self.paused = False
+        self._paused = False
 
 
 class PortUnderTest:
@@ -236,13 +240,13 @@ def test_a_port_that_takes_no_more_pauses_the_protocol() -> None:
         connection = port.connections[0]
         data = b"".join(b"%08d" % number for number in range(1 << 17))
         at = 0
-        while not connection.paused:
+        while connection.has_room():
             connection.transport.write(data[at : at + 10_000])
             at += 10_000
             await port.settle()
         assert connection.transport.get_write_buffer_size() <= 1 << 18
         packets: list[bytes] = []
-        while connection.paused:
+        while not connection.has_room():
             packets += port.received()
             await port.settle()
         while connection.transport.get_write_buffer_size():
@@ -281,7 +285,7 @@ def test_a_blocked_connection_leaves_nothing_to_its_successor() -> None:
     async def scenario(port: PortUnderTest) -> None:
         await port.send(PREFACE)
         first = port.connections[0]
-        while not first.paused:
+        while first.has_room():
             first.transport.write(b"1" * 10_000)
             await port.settle()
         await port.send(ABSENT)

@@ -267,12 +267,12 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Builds take no time in these tests; the commands that would run are noted."""
     commands: list[list[str]] = []
 
-    async def run_process(command: list[str], **_options: object) -> None:
+    async def run_program(command: list[str], **_options: object) -> None:
         commands.append(command)
         await trio.sleep(1)
         Path(command[-1]).write_bytes(b"archive")
 
-    monkeypatch.setattr("boxlite._kit.kit.trio.run_process", run_process)
+    monkeypatch.setattr("boxlite._kit.kit.run_program", run_program)
     return commands
 
 

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -163,31 +164,36 @@ async def test_a_box_directory_that_vanishes_costs_nothing_but_its_files(tmp_pat
         assert not box.exists()
 
 
-async def test_what_qemu_wrote_last_is_not_lost(tmp_path: Path) -> None:
-    """Console and stderr are read to their ends after QEMU has ended."""
-    program = python(
-        "import os, sys\n"
-        "os.write(int(sys.argv[2]), b'up')\n"
-        "os.read(int(sys.argv[1]), 1)\n"
-        "os.write(2, b'e' * 60000 + b'\\nthe end\\n')\n"
-        "os._exit(5)"
-    )
-    async with running_shim(tmp_path, program) as shim:
+async def test_what_the_guest_wrote_last_is_not_lost(tmp_path: Path) -> None:
+    """The console is read to its end after QEMU has ended: a panic is its last line."""
+    async with running_shim(tmp_path) as shim:
         await shim.vm_up()
         await shim.greet()
-        # While the shim stands still, more than one turn of its loop reads piles up.
+        # While the shim stands still, more piles up than one turn of its loop reads.
         shim.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, shim.process.pid, os.WSTOPPED | os.WNOWAIT)
         written = b""
         with suppress(BlockingIOError):
             while True:
                 chunk = b"%08d\n" % len(written) * 100
-                written += chunk[: await_nothing(shim.console, chunk)]
-        os.kill(shim.vm.pid, signal.SIGCONT)
+                written += chunk[: os.write(shim.console.socket.fileno(), chunk)]
+        assert len(written) > 64 << 10
+        os.kill(shim.vm.pid, signal.SIGKILL)
+        await shim.vm_gone()
+        shim.process.send_signal(signal.SIGCONT)
+        await shim.ended()
+
+    assert shim.layout.console_log.read_bytes() == written
+
+
+async def test_what_qemu_wrote_last_is_not_lost(tmp_path: Path) -> None:
+    """As much as a pipe holds may be in it when QEMU has ended."""
+    program = python("import os\nos.write(2, b'e' * 60000 + b'\\nthe end\\n')\nos._exit(5)")
+    async with running_shim(tmp_path, program) as shim:
         record = await shim.ended()
 
     assert record["message"] == "the end"
     assert len(shim.stderr) == 60009
-    assert shim.layout.console_log.read_bytes() == written
 
 
 async def test_a_child_of_qemu_that_lives_on_is_not_waited_for(tmp_path: Path) -> None:
