@@ -53,15 +53,18 @@ def proto(session: nox.Session) -> None:
     With ``-- --write`` it replaces the committed ones instead.
     """
     _install(session, "dev", "proto")
-    sources = sorted(str(path) for path in Path("protos").rglob("*.proto"))
+    protos = Path("protos").absolute()
+    sources = sorted(str(path) for path in protos.rglob("*.proto"))
     with tempfile.TemporaryDirectory() as made:
-        session.run(
-            *("python", "-m", "grpc_tools.protoc", "-I", "protos"),
-            f"--python_betterproto2_out={made}",
-            "--python_betterproto2_opt=client_generation=async",
-            "--python_betterproto2_opt=server_generation=async",
-            *sources,
-        )
+        # Elsewhere, the compiler would take our own packages and ruff settings for its own.
+        with session.chdir(made):
+            session.run(
+                *("python", "-m", "grpc_tools.protoc", "-I", str(protos)),
+                f"--python_betterproto2_out={made}",
+                "--python_betterproto2_opt=client_generation=async",
+                "--python_betterproto2_opt=server_generation=async",
+                *sources,
+            )
         if "--write" in session.posargs:
             shutil.rmtree(GENERATED)
             shutil.copytree(made, GENERATED)

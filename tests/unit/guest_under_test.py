@@ -313,15 +313,20 @@ async def refusal(
 class ProcessWatch:
     """Sees the end of a process that is not a child.
 
-    Made while the process is certainly there, so that its number cannot mean another.
+    Made while the process is there, or has just gone: then it has ended.
     """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._fd = os.pidfd_open(pid)
+        try:
+            self._fd: int | None = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._fd = None
 
     def wait(self) -> None:
         """Block until the process has ended."""
+        if self._fd is None:
+            return
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         ended = poll.poll(SECONDS * 1000)
@@ -329,7 +334,8 @@ class ProcessWatch:
         assert ended, f"process {self.pid} did not end"
 
     def kill(self) -> None:
-        """Kill the process."""
+        """Kill the process, which is there."""
+        assert self._fd is not None
         signal.pidfd_send_signal(self._fd, signal.SIGKILL)
 
 
