@@ -248,7 +248,10 @@ def _tell_error(record: ExitRecord, stderr: Excerpt, argv: Sequence[str]) -> _St
 
 def _tell_exit(console: ConsoleStory) -> _Story:
     if console.kernel_panic:
-        memory = bool(console.out_of_memory) or "memory" in console.kernel_panic.lower()
+        # A kernel that cannot unpack its root for lack of memory says that it cannot mount it.
+        memory = bool(console.out_of_memory) or any(
+            sign in console.kernel_panic.lower() for sign in ("memory", "unable to mount root")
+        )
         return _Story(
             kind=CrashKind.KERNEL_PANIC,
             summary="the guest's kernel panicked",

@@ -1,5 +1,7 @@
 """PID 1 of a box: the order of things."""
 
+# ruff: noqa: PLC0415 - each step is imported when it is its turn, so that the console
+# tells how far the machine has come.
 from __future__ import annotations
 
 from . import console
@@ -19,7 +21,6 @@ def main() -> None:
 
 
 def _boot_and_serve() -> None:
-    # ruff: noqa: PLC0415
     from . import boot
 
     boot.prepare()
@@ -35,3 +36,7 @@ def _boot_and_serve() -> None:
     console.log("agent loaded")
     asyncio.run(serve())
     console.log("switching off")
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,7 @@ SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]
 async def kill_when_there(pid_file: Path, number: signal.Signals) -> None:
     """Wait until a pid file names a process, and signal that process."""
     while (process := read_pid_file(pid_file)) is None:
-        await trio.sleep(0.005)
+        await trio.lowlevel.checkpoint()
     with ExitWatch(process.pid) as watch:
         watch.send_signal(number)
 

@@ -141,6 +141,14 @@ def test_a_guest_without_memory_is_told_to_get_more(layout: BoxLayout) -> None:
     assert "memory_mib" in found.likely_causes[0]
 
 
+def test_a_root_that_could_not_be_unpacked_is_told_as_too_little_memory(layout: BoxLayout) -> None:
+    """The kernel's own words do not say it."""
+    console = b"Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n"
+    found = report(layout, record={"type": "exit", "exit_code": 0}, console=console)
+
+    assert "memory_mib" in found.likely_causes[0]
+
+
 def test_an_agent_that_failed_is_quoted(layout: BoxLayout) -> None:
     """Its last words are on the console."""
     console = b"[guest] T+1ms: hello\n[guest] panic: OSError: no port\n"

@@ -155,6 +155,21 @@ def test_modules_load_after_what_they_depend_on(tmp_path: Path) -> None:
     assert order["e"] == module("a", "built_in")
 
 
+def test_a_kernel_that_lacks_what_the_agent_needs_is_refused(tmp_path: Path) -> None:
+    """Before a guest waits in silence for ports it cannot see; built in is as good."""
+    install_kernel(tmp_path, "6.1.0-1")
+    modules = tmp_path / "lib" / "modules" / "6.1.0-1"
+    (modules / "kernel" / "virtio_console.ko").unlink()
+    Recipe.find(modules)  # there is no list of what is built in, so nothing is known
+
+    builtin = modules / "modules.builtin"
+    builtin.write_text("kernel/fs/ext4/ext4.ko\n")
+    with pytest.raises(HostError, match=r"6\.1\.0-1 lacks virtio_console"):
+        Recipe.find(modules)
+    builtin.write_text("kernel/fs/ext4/ext4.ko\nkernel/drivers/char/virtio-console.ko\n")
+    assert set(Recipe.find(modules).index) == {"virtio", "virtio_ring", "virtio_pci"}
+
+
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, bytes]]:
     """A whole initramfs of this interpreter, built once."""
@@ -344,3 +359,24 @@ async def test_a_build_that_fails_says_what_the_builder_said(
         await prepare_kit(home, kernel)
 
     assert list(home.tmp.iterdir()) == []
+
+
+async def test_a_home_that_cannot_be_written_is_named(home: HomeLayout, kernel: Kernel) -> None:
+    """A full disk looks the same."""
+    home.tmp.rmdir()
+    with pytest.raises(HostError, match=f"{home.root}: No such file"):
+        await prepare_kit(home, kernel)
+
+
+async def test_the_builder_imports_from_where_the_caller_imports(
+    home: HomeLayout, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The key was made of the caller's packages: no other copy of them may be packed."""
+    place, seen = tmp_path / "packages", tmp_path / "seen"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(f"open({str(seen)!r}, 'a').write('once ')")
+    monkeypatch.syspath_prepend(place)
+
+    await prepare_kit(home, kernel)
+
+    assert seen.read_text() == "once "
