@@ -100,10 +100,15 @@ def break_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any
 
 def break_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     monkeypatch.setattr(_host, "KIT_DISK_BYTES", 1 << 60)
+    # What is free changes from one look to the next.
+    found = os.statvfs(tmp_path)
+    monkeypatch.setattr(_host.os, "statvfs", lambda _: found)
     return {}
 
 
 def break_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    # What is available changes from one look to the next.
+    monkeypatch.setattr(_host, "_available_mib", lambda: 100)
     return {"memory_mib": 1 << 40}
 
 
