@@ -102,7 +102,7 @@ def break_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any
     monkeypatch.setattr(_host, "KIT_DISK_BYTES", 1 << 60)
     # What is free changes from one look to the next.
     found = os.statvfs(tmp_path)
-    monkeypatch.setattr(_host.os, "statvfs", lambda _: found)
+    monkeypatch.setattr("boxlite._host.os.statvfs", lambda _: found)
     return {}
 
 
