@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 import attrs
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from boxlite._layout import HomeLayout
 
     from .kernel import Kernel
+
+#: Archives that a home keeps: for the interpreters and versions that take turns in it.
+ARCHIVES_KEPT: Final = 4
 
 # One build at a time per archive; entries go when nobody waits any more.
 _builds: WeakValueDictionary[Path, trio.Lock] = WeakValueDictionary()
@@ -109,3 +112,15 @@ def _publish(made: Path, path: Path) -> None:
     # In this order: an archive without its size counts as damaged.
     _size_file(path).write_text(str(made.stat().st_size))
     made.rename(path)
+    _prune(path.parent)
+
+
+def _prune(directory: Path) -> None:
+    """Remove all but the newest archives: each is 30 MB, and each upgrade makes one."""
+    archives = sorted(
+        directory.glob("initramfs-*.cpio"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    for path in archives[ARCHIVES_KEPT:]:
+        # QEMU reads an archive once, when it starts, so a running box does not miss it.
+        path.unlink()
+        _size_file(path).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from boxlite._kit import Kernel, busybox, find_kernel, prepare_kit
 from boxlite._kit.cpio import read_cpio
 from boxlite._kit.initramfs import AGENT_MODULES, Recipe
 from boxlite._kit.kernel import kernels_directory, read_release
+from boxlite._kit.kit import ARCHIVES_KEPT
 from boxlite._kit.kmod import index_modules, load_order
 from boxlite._layout import HomeLayout
 
@@ -327,6 +328,23 @@ async def test_a_damaged_archive_is_built_again(
 
     assert (await prepare_kit(home, kernel)).initramfs.read_bytes() == b"archive"
     assert len(built) == 2
+
+
+async def test_old_archives_make_room_for_a_new_one(
+    home: HomeLayout, kernel: Kernel, built: list[list[str]]
+) -> None:
+    """A home does not grow by 30 MB with every upgrade."""
+    for number in range(ARCHIVES_KEPT + 2):
+        old = home.kit / f"initramfs-{number}.cpio"
+        old.write_bytes(b"old")
+        old.with_suffix(".size").write_text("3")
+        os.utime(old, (number, number))
+
+    new = (await prepare_kit(home, kernel)).initramfs
+
+    kept = {f"initramfs-{number}.cpio" for number in range(3, ARCHIVES_KEPT + 2)}
+    assert {path.name for path in home.kit.glob("*.cpio")} == {*kept, new.name}
+    assert len(list(home.kit.glob("*.size"))) == ARCHIVES_KEPT
 
 
 async def test_cancelling_a_build_leaves_nothing(home: HomeLayout, kernel: Kernel) -> None:
