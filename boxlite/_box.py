@@ -184,12 +184,15 @@ class Box:
             with trio.move_on_after(limit or float("inf")) as scope:
                 await _communicate(execution, bytes(input), captures)
             if scope.cancelled_caught:
+                assert limit is not None
                 with trio.move_on_after(_KILLED_SECONDS):
                     await execution.kill()
                     await _communicate(execution, None, captures)
+                # Raised in here: leaving the block in the ordinary way would wait for
+                # the command's end, and the guest may never tell of that.
+                result = execution.result(*captures)
+                raise CommandTimeoutError(execution.words, limit, result)
         result = execution.result(*captures)
-        if scope.cancelled_caught and limit is not None:
-            raise CommandTimeoutError(execution.words, limit, result)
         if check and result.exit_code != 0:
             raise CommandFailedError(execution.words, result)
         return result
@@ -234,6 +237,7 @@ class Box:
         """Wait for the VM's death; tell everyone who is concerned."""
         start = self._start
         await start.shim.watch.wait()
+        start.keep_evidence = True
         self.crash = crash_report(start.circumstances(), phase="run", exit_code=start.shim.reap())
         self._over.set()
         self._body.cancel()

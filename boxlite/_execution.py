@@ -10,6 +10,7 @@ import trio
 
 from ._errors import InvalidOptionError
 from ._result import ExecResult
+from ._scopes import open_nursery_unwrapped
 
 if TYPE_CHECKING:
     from ._command import TerminalSize
@@ -158,7 +159,7 @@ class Execution:
     async def finish(self) -> None:
         """Close standard input, drop unread output and wait for the command to end."""
         await self.stdin.aclose()
-        async with trio.open_nursery() as nursery:
+        async with open_nursery_unwrapped() as nursery:
             nursery.start_soon(self.stdout.discard)
             nursery.start_soon(self.stderr.discard)
         await self.wait()

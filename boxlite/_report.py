@@ -28,6 +28,8 @@ class CrashKind(enum.Enum):
     KERNEL_PANIC = "kernel_panic"
     #: The VM powered off or rebooted by itself.
     GUEST_EXIT = "guest_exit"
+    #: The guest lives and breaks the protocol.
+    GUEST_FAULT = "guest_fault"
     #: The shim had an unhandled exception.
     SHIM_PANIC = "shim_panic"
     #: The shim died without leaving an exit file.

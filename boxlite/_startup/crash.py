@@ -127,6 +127,27 @@ def timeout_report(about: Circumstances, *, seconds: float, shim_alive: bool) ->
     )
 
 
+def broken_guest_report(about: Circumstances, error: Exception) -> CrashReport:
+    """Report on a guest that said it was ready, lives, and does not do what it should.
+
+    Args:
+        about: What the host knows.
+        error: How its first call ended.
+    """
+    story = _Story(
+        kind=CrashKind.GUEST_FAULT,
+        summary="the guest agent is broken",
+        cause=f"The guest said that it was ready, and then failed its first call: {error}",
+        likely_causes=(
+            "the guest ran out of memory: raise memory_mib",
+            "a defect in boxlite: please report it with the console log",
+        ),
+    )
+    headline = f"Box {about.box_id} failed to start: {story.summary}"
+    console = read_console(about.layout.console_log)
+    return _compose(about, story, headline, console, read_excerpt(about.layout.shim_stderr))
+
+
 def _tell(
     record: ExitRecord | None,
     console: ConsoleStory,

@@ -16,7 +16,6 @@ import attrs
 import trio
 
 from boxlite._errors import (
-    BoxCrashedError,
     BoxStartError,
     GuestError,
     HostError,
@@ -28,14 +27,13 @@ from boxlite._vm.argv import command_line, machine_switches
 from boxlite._vm.shim import Chardevs, Shim, remove_sockets, spawn_shim
 from boxlite._wire import AGENT_PORT_NAME, AGENT_PORTS, CONTROL_PORT_NAME
 
-from .crash import Circumstances, crash_report
+from .crash import Circumstances, broken_guest_report, crash_report
 from .pipeline import Stage, StageLog, Together
 from .ready import ReadySocket, UnixTransport, wait_until_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from contextlib import AsyncExitStack
-    from types import TracebackType
 
     from boxlite._kit import GuestKit
     from boxlite._layout import BoxLayout, HomeLayout
@@ -60,6 +58,7 @@ class Startup:
         nursery: The box's own nursery.
         undo: Undoes what was made; entered outside the nursery.
         log: Records the stages.
+        keep_evidence: The box has failed: the files that explain it must stay.
         nonce: What this start's ready announcement must carry.
     """
 
@@ -76,6 +75,7 @@ class Startup:
     kit: GuestKit = attrs.field(init=False)
     listener: ReadySocket = attrs.field(init=False)
     shim: Shim = attrs.field(init=False)
+    keep_evidence: bool = attrs.field(default=False, init=False)
     session: GuestSession = attrs.field(init=False)
     guest: GuestInfo = attrs.field(init=False)
 
@@ -120,7 +120,7 @@ async def make_directory(start: Startup) -> None:
     layout = start.layout
     try:
         layout.root.mkdir(mode=0o700)
-        start.undo.push(_removal(layout))
+        start.undo.callback(_remove, start)
         layout.sockets.mkdir(mode=0o700)
     except OSError as exc:
         raise HostError(
@@ -162,18 +162,22 @@ async def connect_guest(start: Startup) -> None:
     """Run the race, then open the session on the first agent port."""
     from boxlite._rpc.session import serve_session  # noqa: PLC0415 - imports asyncio
 
-    await wait_until_ready(
-        start.listener,
-        shim=start.shim.watch,
-        reap=start.shim.reap,
-        seconds=start.options.ready_timeout,
-        about=start.circumstances(),
-    )
+    try:
+        await wait_until_ready(
+            start.listener,
+            shim=start.shim.watch,
+            reap=start.shim.reap,
+            seconds=start.options.ready_timeout,
+            about=start.circumstances(),
+        )
+    except BoxStartError:
+        start.keep_evidence = True
+        raise
     start.listener.close()
     try:
         stream = await connect_unix(start.layout.agent_sockets[0])
     except OSError as exc:
-        raise await _died(start, exc) from exc
+        raise await _fallen(start, exc) from exc
     start.session = await start.nursery.start(serve_session, stream, name="guest session")
 
 
@@ -186,45 +190,31 @@ async def initialise_guest(start: Startup) -> None:
             timeout=INIT_SECONDS,
         )
     except GuestError as exc:
-        raise await _died(start, exc) from exc
+        raise await _fallen(start, exc) from exc
 
 
-async def _died(start: Startup, error: Exception) -> Exception:
-    """Return the story of a VM that died right after it was ready, or the error if it lives."""
+async def _fallen(start: Startup, error: Exception) -> BoxStartError:
+    """Return the story of a guest that said it was ready and then failed: by death or alive."""
+    start.keep_evidence = True
+    about = start.circumstances()
+    # A connection that breaks is nearly always the VM's death, seen a moment early.
     with trio.move_on_after(_DEATH_SECONDS):
         await start.shim.watch.wait()
-        exit_code = start.shim.reap()
-        return BoxStartError(
-            crash_report(start.circumstances(), phase="start", exit_code=exit_code)
-        )
-    if isinstance(error, GuestError):
-        return error
-    return HostError(
-        f"the guest of box {start.box_id} is ready, but its socket does not answer: {error}",
-        fix="Please report this.",
-    )
+        return BoxStartError(crash_report(about, phase="start", exit_code=start.shim.reap()))
+    return BoxStartError(broken_guest_report(about, error))
 
 
-def _removal(
-    layout: BoxLayout,
-) -> Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]:
-    """Return an exit callback that removes a box's directory, but not a failure's evidence."""
-
-    def remove(
-        _exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        if not isinstance(exc, (BoxStartError, BoxCrashedError)):
-            shutil.rmtree(layout.root)
-            return
-        remove_sockets(layout)
-        kept = {path.name for path in layout.evidence}
-        for path in layout.root.iterdir():
-            if path.name not in kept:
-                path.unlink()
-
-    return remove
+def _remove(start: Startup) -> None:
+    """Remove the box's directory, except what explains a failure."""
+    layout = start.layout
+    if not start.keep_evidence:
+        shutil.rmtree(layout.root)
+        return
+    remove_sockets(layout)
+    kept = {path.name for path in layout.evidence}
+    for path in layout.root.iterdir():
+        if path.name not in kept:
+            path.unlink()
 
 
 COLD_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (

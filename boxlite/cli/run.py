@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import trio
 
 import boxlite
+from boxlite._scopes import open_nursery_unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +34,12 @@ async def run(
     ):
         with trio.move_on_after(timeout if timeout is not None else float("inf")) as scope:
             async with box.exec(command, cwd=cwd) as execution:
-                async with trio.open_nursery() as feeding:
+                async with open_nursery_unwrapped() as feeding:
                     if interactive:
                         feeding.start_soon(_copy_in, execution.stdin)
                     else:
                         await execution.stdin.aclose()
-                    async with trio.open_nursery() as showing:
+                    async with open_nursery_unwrapped() as showing:
                         showing.start_soon(_copy_out, execution.stdout, sys.stdout.buffer)
                         showing.start_soon(_copy_out, execution.stderr, sys.stderr.buffer)
                     code = await execution.wait()

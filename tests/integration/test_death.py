@@ -191,6 +191,25 @@ def test_the_users_own_exception_wins_over_the_boxes_orderly_end(in_runtime: InR
     in_runtime(scenario)
 
 
+def test_the_users_own_exception_wins_over_a_crash_and_notes_it(in_runtime: InRuntime) -> None:
+    """What explains the crash is kept all the same."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        with pytest.raises(KeyError, match="mine") as caught:
+            async with runtime.open_box(ready_timeout=READY_TIMEOUT) as box:
+                directory = runtime.home.box(box.id).root
+                os.kill(box.shim_pid, signal.SIGKILL)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise KeyError("mine")
+        assert any("the box died too" in note for note in caught.value.__notes__)
+        assert (directory / "console.log").exists()
+        shutil.rmtree(directory)
+
+    in_runtime(scenario)
+
+
 def test_two_boxes_are_independent(in_runtime: InRuntime) -> None:
     """Killing one leaves the command in the other running."""
 

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from boxlite import CrashKind, CrashReport
+from boxlite import CrashKind, CrashReport, GuestTimeoutError
 from boxlite._evidence import first_lines, last_lines, printable, read_excerpt
 from boxlite._layout import BoxLayout
 from boxlite._startup.console import read_console
-from boxlite._startup.crash import Circumstances, Phase, crash_report, timeout_report
+from boxlite._startup.crash import (
+    Circumstances,
+    Phase,
+    broken_guest_report,
+    crash_report,
+    timeout_report,
+)
 from boxlite._startup.exitfile import parse_exit_record, read_exit_file
 
 if TYPE_CHECKING:
@@ -229,6 +235,18 @@ def test_a_timeout_tells_what_was_seen(layout: BoxLayout, console: bytes, words:
     assert evidence["ready socket"] == "missing"
     assert evidence["stage"] == "guest_connect"
     assert evidence["stages done"] == "layout 0.250 s"
+
+
+def test_a_guest_that_fails_its_first_call_is_told_with_its_error(layout: BoxLayout) -> None:
+    """It lives, so there is no exit to tell of."""
+    layout.console_log.write_bytes(b"[guest] T+1ms: hello\n")
+    about = Circumstances(box_id="b0x", layout=layout, argv=ARGV)
+
+    found = broken_guest_report(about, GuestTimeoutError("Init: the guest did not answer"))
+
+    assert found.kind is CrashKind.GUEST_FAULT
+    assert "Init: the guest did not answer" in found.cause
+    assert "agent was running" in dict(found.evidence)["console"]
 
 
 def test_a_report_reads_from_top_to_bottom(layout: BoxLayout) -> None:
