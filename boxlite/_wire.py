@@ -8,9 +8,14 @@ The control port is a virtio-serial port between shim and agent that carries
 JSON objects, one to a line of at most ``CONTROL_LINE_BYTES``::
 
     agent  -> shim    {"type": "waiting", "version": V}
-    shim   -> agent   {"type": "hello", "nonce": N, "unix_time_ns": T, "entropy": HEX}
+    shim   -> agent   {"type": "hello", "nonce": N, "unix_time_ns": T, "entropy": HEX,
+                       "hostname": H, "machine_id": M}
     agent  -> shim    {"type": "ready", "nonce": N}
     shim   -> agent   {"type": "stop"}       (at any time after "ready")
+
+An agent that says ``waiting`` has nothing under way in its machine: this is the
+point at which templates are taken. One that was restored from a template is
+greeted unasked, because its ``waiting`` went to the shim that took the template.
 
 When the agent has answered this start's nonce, the shim connects to the ready
 socket and sends ``ready N`` and a newline: so an accepted, authenticated

@@ -110,7 +110,7 @@ class FakeGuest:
     Attributes:
         script: Plays the guest's side of every execution.
         cut_off: Executions whose call the host ended early.
-        initialised: The identity that Init gave, once it did.
+        refusal: What the guest says instead of what it is.
         pad_ping: So many bytes are added to the payload of an answer to a ping.
     """
 
@@ -118,7 +118,7 @@ class FakeGuest:
         self.script: Script = cat
         self.cut_off = 0
         self.running = 0
-        self.initialised: wire.InitRequest | None = None
+        self.refusal: str | None = None
         self.pad_ping = 0
 
     def __mapping__(self) -> dict[str, Handler]:
@@ -126,7 +126,7 @@ class FakeGuest:
         unary = Cardinality.UNARY_UNARY
         guest = "/boxlite.v1.Guest/"
         return {
-            guest + "Init": Handler(self._init, unary, wire.InitRequest, wire.InitResponse),
+            guest + "Info": Handler(self._info, unary, wire.InfoRequest, wire.InfoResponse),
             guest + "Ping": Handler(self._ping, unary, wire.PingRequest, wire.PingResponse),
             guest + "Shutdown": Handler(
                 self._shutdown, unary, wire.ShutdownRequest, wire.ShutdownResponse
@@ -136,13 +136,12 @@ class FakeGuest:
             ),
         }
 
-    async def _init(self, stream: Stream[wire.InitRequest, wire.InitResponse]) -> None:
-        request = await stream.recv_message()
-        if self.initialised is not None:
-            raise GRPCError(Status.FAILED_PRECONDITION, "initialised \x1b[31malready")
-        self.initialised = request
+    async def _info(self, stream: Stream[wire.InfoRequest, wire.InfoResponse]) -> None:
+        await stream.recv_message()
+        if self.refusal is not None:
+            raise GRPCError(Status.FAILED_PRECONDITION, self.refusal)
         await stream.send_message(
-            wire.InitResponse(
+            wire.InfoResponse(
                 agent_version="0.1.0",
                 kernel_release="6.1.0",
                 boot_id=BOOT_ID,

@@ -78,7 +78,7 @@ def _is_boot_id(instance: object, field: attrs.Attribute[Any], value: str) -> No
 
 @attrs.frozen(kw_only=True)
 class GuestInfo:
-    """What a guest says about itself when it is initialised.
+    """What a guest says about itself.
 
     Args:
         agent_version: The version of the boxlite that built the agent.
@@ -215,8 +215,8 @@ class Grant:
 ExecAction = Stdin | StdinEnd | Signal | Resize | Grant
 
 
-def guest_info(message: wire.InitResponse) -> GuestInfo:
-    """Convert the answer to Init."""
+def guest_info(message: wire.InfoResponse) -> GuestInfo:
+    """Convert the answer to Info."""
     return GuestInfo(
         agent_version=message.agent_version,
         kernel_release=message.kernel_release,

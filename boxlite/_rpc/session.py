@@ -7,7 +7,6 @@ process. So nothing imports it before a box is started.
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from .execution import RawExecution
 
-INIT_SECONDS: Final = 10.0
+INFO_SECONDS: Final = 10.0
 PING_SECONDS: Final = 5.0
 #: On top of the grace period.
 SHUTDOWN_SECONDS: Final = 5.0
@@ -46,9 +45,6 @@ SHUTDOWN_SECONDS: Final = 5.0
 GRACE_SECONDS_MAX: Final = 10.0
 #: How long calls that were cut off may take to unwind before the loop closes.
 SETTLE_SECONDS: Final = 1.0
-
-_HOSTNAME: Final = re.compile(r"[a-z0-9-]{1,63}")
-_MACHINE_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 AnswerT = TypeVar("AnswerT", bound="betterproto2.Message")
 
@@ -77,26 +73,16 @@ class GuestSession:
         """The calls that hold a stream of the connection, for diagnosis."""
         return self._link.channel.open_streams
 
-    async def init(
-        self, *, hostname: str, machine_id: str, timeout: float = INIT_SECONDS
-    ) -> GuestInfo:
-        """Give the guest its identity: the first call, and once in the life of a VM.
+    async def info(self, *, timeout: float = INFO_SECONDS) -> GuestInfo:
+        """Ask the guest what it is.
 
         Args:
-            hostname: 1 to 63 characters of a-z, 0-9 and ``-``.
-            machine_id: 32 lower-case hexadecimal digits.
             timeout: Seconds. Default 10.
 
         Raises:
-            GuestFailedError: ``FAILED_PRECONDITION``: it has been initialised.
             GuestTimeoutError, GuestLostError, GuestProtocolError: As for every call.
         """
-        if not _HOSTNAME.fullmatch(hostname):
-            raise InvalidOptionError("hostname", hostname, "1 to 63 characters of a-z, 0-9 and -")
-        if not _MACHINE_ID.fullmatch(machine_id):
-            raise InvalidOptionError("machine_id", machine_id, "32 lower-case hexadecimal digits")
-        request = wire.InitRequest(hostname=hostname, machine_id=machine_id)
-        return guest_info(await self._call("Init", request, wire.InitResponse, timeout))
+        return guest_info(await self._call("Info", wire.InfoRequest(), wire.InfoResponse, timeout))
 
     async def ping(self, payload: bytes = b"", *, timeout: float = PING_SECONDS) -> Pong:
         """Ask the guest for a sign of life.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import console
 from .bridge import AgentPort
@@ -17,20 +17,14 @@ from .rehearsal import rehearse
 from .server import AgentServer
 from .shutdown import Shutdown
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 class Agent:
     """The gRPC server, its services, and what they stand on.
 
     Must be made inside the running loop, and serves as soon as it has ports.
-
-    Args:
-        set_identity: Gives the machine its host name and machine id.
     """
 
-    def __init__(self, set_identity: Callable[[str, str], None]) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._on_stray_error)
         self._failure: asyncio.Future[None] = self._loop.create_future()
@@ -39,11 +33,11 @@ class Agent:
         reaper.attach(self._loop)
         executions = Executions()
         self.shutdown = Shutdown(executions)
-        self._guest = GuestService(executions, self.shutdown, set_identity)
+        self._guest = GuestService(executions, self.shutdown)
         self._server = AgentServer(
             [
                 self._guest,
-                ExecutionService(executions, self.poller, reaper, lambda: self._guest.initialised),
+                ExecutionService(executions, self.poller, reaper),
             ]
         )
 
@@ -53,11 +47,7 @@ class Agent:
 
     async def rehearse(self) -> None:
         """Go through a call of each kind, as if a host had made it."""
-        self._guest.initialised = True
-        try:
-            await rehearse(self._server)
-        finally:
-            self._guest.initialised = False
+        await rehearse(self._server)
 
     async def run(self) -> None:
         """Serve until a shutdown is complete.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .edges import EdgePoller
 
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
+_HOSTNAME: Final = re.compile(r"[a-z0-9-]{1,63}")
+_MACHINE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _ENTROPY: Final = re.compile(rf"[0-9a-f]{{{2 * ENTROPY_BYTES}}}")
 _LATEST_NS: Final = (1 << 63) - 1
 
@@ -38,6 +40,8 @@ class Hello(NamedTuple):
     nonce: str
     unix_time_ns: int
     entropy: bytes
+    hostname: str
+    machine_id: str
 
 
 class Stop(NamedTuple):
@@ -66,7 +70,9 @@ def parse_line(line: bytes) -> Hello | Stop:
         raise ControlError('its "unix_time_ns" is not a number of nanoseconds since 1970')
     nonce = _matching(message, "nonce", _NONCE)
     entropy = _matching(message, "entropy", _ENTROPY)
-    return Hello(nonce, moment, bytes.fromhex(entropy))
+    hostname = _matching(message, "hostname", _HOSTNAME)
+    machine_id = _matching(message, "machine_id", _MACHINE_ID)
+    return Hello(nonce, moment, bytes.fromhex(entropy), hostname, machine_id)
 
 
 def _matching(message: dict[str, Any], field: str, pattern: re.Pattern[str]) -> str:

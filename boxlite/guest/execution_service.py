@@ -21,8 +21,6 @@ from .execution import Execution
 from .spawn import RefusedError, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from grpclib.server import Stream
 
     from boxlite._rpc._generated.boxlite.v1 import ExecStart
@@ -44,7 +42,6 @@ class ExecutionService:
         executions: Where a running command is counted.
         poller: Where readiness comes from.
         reaper: Where exits come from.
-        initialised: Whether the guest has its identity.
     """
 
     def __init__(
@@ -52,12 +49,10 @@ class ExecutionService:
         executions: Executions,
         poller: EdgePoller,
         reaper: Reaper,
-        initialised: Callable[[], bool],
     ) -> None:
         self._executions = executions
         self._poller = poller
         self._reaper = reaper
-        self._initialised = initialised
 
     def __mapping__(self) -> dict[str, Handler]:
         """Return the methods, as grpclib wants them."""
@@ -72,8 +67,6 @@ class ExecutionService:
         request = await stream.recv_message()
         if request is None or request.start is None:
             raise GRPCError(Status.INVALID_ARGUMENT, "the first message is not a start")
-        if not self._initialised():
-            raise GRPCError(Status.FAILED_PRECONDITION, "Guest.Init has not been called")
         if self._executions.closed:
             raise GRPCError(Status.UNAVAILABLE, "the guest is shutting down")
         try:

@@ -10,8 +10,8 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
 from boxlite._rpc._generated.boxlite.v1 import (
-    InitRequest,
-    InitResponse,
+    InfoRequest,
+    InfoResponse,
     PingRequest,
     PingResponse,
     ShutdownRequest,
@@ -19,11 +19,9 @@ from boxlite._rpc._generated.boxlite.v1 import (
 )
 from boxlite._wire import PING_PAYLOAD_BYTES
 
-from . import AGENT_VERSION, console, identity
+from . import AGENT_VERSION, console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from grpclib.server import Stream
 
     from .executions import Executions
@@ -38,51 +36,33 @@ class GuestService:
     Args:
         executions: What is running.
         shutdown: How everything ends.
-        set_identity: Gives the machine its host name and machine id.
     """
 
     def __init__(
         self,
         executions: Executions,
         shutdown: Shutdown,
-        set_identity: Callable[[str, str], None],
     ) -> None:
-        self.initialised = False
         self.boot_id = ""
         self._executions = executions
         self._shutdown = shutdown
-        self._set_identity = set_identity
 
     def __mapping__(self) -> dict[str, Handler]:
         """Return the methods, as grpclib wants them."""
         unary = Cardinality.UNARY_UNARY
         return {
-            "/boxlite.v1.Guest/Init": Handler(self.init, unary, InitRequest, InitResponse),
+            "/boxlite.v1.Guest/Info": Handler(self.info, unary, InfoRequest, InfoResponse),
             "/boxlite.v1.Guest/Ping": Handler(self.ping, unary, PingRequest, PingResponse),
             "/boxlite.v1.Guest/Shutdown": Handler(
                 self.shut_down, unary, ShutdownRequest, ShutdownResponse
             ),
         }
 
-    async def init(self, stream: Stream[InitRequest, InitResponse]) -> None:
-        """Take on an identity, once."""
-        request = await _only_message(stream)
-        if self.initialised:
-            raise GRPCError(Status.FAILED_PRECONDITION, "the guest is initialised already")
-        if not identity.HOSTNAME.fullmatch(request.hostname):
-            raise GRPCError(
-                Status.INVALID_ARGUMENT, "hostname: it must be 1 to 63 characters of [a-z0-9-]"
-            )
-        if not identity.MACHINE_ID.fullmatch(request.machine_id):
-            raise GRPCError(
-                Status.INVALID_ARGUMENT,
-                "machine_id: it must be 32 lower-case hexadecimal digits",
-            )
-        self._set_identity(request.hostname, request.machine_id)
-        self.initialised = True
-        console.log(f"initialised as {request.hostname}")
+    async def info(self, stream: Stream[InfoRequest, InfoResponse]) -> None:
+        """Say what this guest is."""
+        await _only_message(stream)
         await stream.send_message(
-            InitResponse(
+            InfoResponse(
                 agent_version=AGENT_VERSION,
                 kernel_release=os.uname().release,
                 boot_id=self.boot_id,

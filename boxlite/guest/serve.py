@@ -18,7 +18,7 @@ async def serve() -> None:
     """Take part in the handshake, then serve until a shutdown is complete."""
     agent_names = [AGENT_PORT_NAME.format(index=index) for index in range(AGENT_PORTS)]
     devices = ports.wait_for_ports([CONTROL_PORT_NAME, *agent_names], timeout=_PORTS_SECONDS)
-    agent = Agent(identity.set_identity)
+    agent = Agent()
     control = ControlPort(ports.open_port(devices[CONTROL_PORT_NAME]))
     for name in agent_names:
         agent.add_port(name, ports.open_port(devices[name]))
@@ -32,8 +32,13 @@ async def serve() -> None:
 
     console.log("waiting for the host")
     hello = control.wait_hello()
-    identity.refresh(unix_time_ns=hello.unix_time_ns, entropy=hello.entropy)
+    identity.assume(
+        unix_time_ns=hello.unix_time_ns,
+        entropy=hello.entropy,
+        hostname=hello.hostname,
+        machine_id=hello.machine_id,
+    )
     control.watch(agent.poller, agent.shutdown.stop)
     control.send_ready(hello.nonce)
-    console.log("ready")
+    console.log(f"ready as {hello.hostname}")
     await agent.run()

@@ -45,7 +45,7 @@ from boxlite._wire import (
 )
 
 ANSWERS: list[Any] = [
-    wire.InitResponse,
+    wire.InfoResponse,
     wire.PingResponse,
     wire.ShutdownResponse,
     wire.ExecResponse,
@@ -119,10 +119,10 @@ def test_what_a_guest_says_about_itself_arrives(
     version: str, release: str, boot_id: str, memory: int
 ) -> None:
     """If it can be printed."""
-    sent = wire.InitResponse(
+    sent = wire.InfoResponse(
         agent_version=version, kernel_release=release, boot_id=boot_id, memory_total_kib=memory
     )
-    info = guest_info(CODEC.decode(bytes(sent), wire.InitResponse))
+    info = guest_info(CODEC.decode(bytes(sent), wire.InfoResponse))
 
     assert info == GuestInfo(
         agent_version=version, kernel_release=release, boot_id=boot_id, memory_total_kib=memory
@@ -247,7 +247,7 @@ def test_a_guest_that_cannot_be_is_refused(values: dict[str, Any]) -> None:
         **values,
     }
     with pytest.raises(GuestProtocolError, match=next(iter(values))) as caught:
-        guest_info(wire.InitResponse(**given_values))
+        guest_info(wire.InfoResponse(**given_values))
 
     assert str(caught.value).isprintable()
 
@@ -316,7 +316,7 @@ def _convert(message: object) -> None:
     match message:
         case wire.ExecResponse():
             exec_event(message)
-        case wire.InitResponse():
+        case wire.InfoResponse():
             guest_info(message)
         case wire.PingResponse():
             pong(message, message.payload)

@@ -50,11 +50,8 @@ def main() -> None:
     from boxlite.guest.agent import Agent
     from boxlite.guest.control import ControlPort
 
-    def set_identity(hostname: str, machine_id: str) -> None:
-        say(f"identity {hostname} {machine_id}")
-
     async def serve() -> None:
-        agent = Agent(set_identity)
+        agent = Agent()
         await agent.rehearse()
         control = ControlPort(control_fd)
         hello = control.wait_hello()

@@ -68,19 +68,19 @@ class AgentUnderTest:
                 "nonce": NONCE,
                 "unix_time_ns": 0,
                 "entropy": "00" * 64,
+                "hostname": "box-1",
+                "machine_id": MACHINE_ID,
             }
             control.sendall(json.dumps(hello).encode() + b"\n")
             assert json.loads(lines.readline()) == {"type": "ready", "nonce": NONCE}
 
-    def run(self, scenario: Callable[[Channel], Awaitable[T]], *, init: bool = True) -> T:
+    def run(self, scenario: Callable[[Channel], Awaitable[T]]) -> T:
         """Run a scenario on a connection of its own, in a plain asyncio loop."""
 
         async def bounded() -> T:
             async with asyncio.timeout(SECONDS):
                 channel = self.connect()
                 try:
-                    if init:
-                        await self._init_once(channel)
                     return await scenario(channel)
                 finally:
                     channel.close()
@@ -96,11 +96,6 @@ class AgentUnderTest:
     def open_descriptors(self) -> int:
         """Count the agent's open descriptors."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    async def _init_once(self, channel: Channel) -> None:
-        if not getattr(self, "_initialised", False):
-            self._initialised = True
-            await initialise(channel)
 
 
 @contextmanager
@@ -150,14 +145,6 @@ async def unary(channel: Channel, method: str, request: Message, answer: type[T]
         message = await stream.recv_message()
         assert message is not None
         return message
-
-
-async def initialise(
-    channel: Channel, *, hostname: str = "box-1", machine_id: str = MACHINE_ID
-) -> wire.InitResponse:
-    """Call ``Guest.Init``."""
-    request = wire.InitRequest(hostname=hostname, machine_id=machine_id)
-    return await unary(channel, "Guest/Init", request, wire.InitResponse)
 
 
 async def ping(channel: Channel, payload: bytes = b"") -> wire.PingResponse:

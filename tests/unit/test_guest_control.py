@@ -27,14 +27,21 @@ ENTROPY = bytes(range(ENTROPY_BYTES))
 
 def hello(**changes: object) -> bytes:
     """Return a greeting with some fields changed; ``None`` leaves one out."""
-    message = {"type": "hello", "nonce": NONCE, "unix_time_ns": 17, "entropy": ENTROPY.hex()}
+    message = {
+        "type": "hello",
+        "nonce": NONCE,
+        "unix_time_ns": 17,
+        "entropy": ENTROPY.hex(),
+        "hostname": "box-1",
+        "machine_id": NONCE,
+    }
     message |= changes
     return json.dumps({key: value for key, value in message.items() if value is not None}).encode()
 
 
 def test_a_greeting_is_understood() -> None:
     """All of its fields arrive."""
-    assert parse_line(hello()) == Hello(NONCE, 17, ENTROPY)
+    assert parse_line(hello()) == Hello(NONCE, 17, ENTROPY, "box-1", NONCE)
 
 
 def test_a_stop_is_understood() -> None:
@@ -61,6 +68,12 @@ def test_a_stop_is_understood() -> None:
         (hello(unix_time_ns=-1), '"unix_time_ns"'),
         (hello(unix_time_ns=1 << 63), '"unix_time_ns"'),
         (hello(entropy="00"), '"entropy"'),
+        (hello(hostname=""), '"hostname"'),
+        (hello(hostname="a" * 64), '"hostname"'),
+        (hello(hostname="dot.ted"), '"hostname"'),
+        (hello(hostname="new\nline"), '"hostname"'),
+        (hello(machine_id="F" * 32), '"machine_id"'),
+        (hello(machine_id=None), '"machine_id"'),
     ],
 )
 def test_a_line_that_is_no_message_is_named(line: bytes, complaint: str) -> None:
@@ -156,7 +169,7 @@ def test_the_agent_waits_for_a_greeting_through_anything_else(
         waiting.join(SECONDS)
         control.send_ready(NONCE)
 
-        assert greeted == [Hello(NONCE, 18, ENTROPY)]
+        assert greeted == [Hello(NONCE, 18, ENTROPY, "box-1", NONCE)]
         assert json.loads(host.recv(4096)) == {"type": "ready", "nonce": NONCE}
     assert "ignored a line on the control port: it is not JSON" in capsys.readouterr().out
 
@@ -173,7 +186,7 @@ def test_a_stop_right_behind_the_greeting_is_not_lost() -> None:
 
     with host, guest:
         host.send(hello() + b'\n{"type": "stop"}\n')
-        assert control.wait_hello() == Hello(NONCE, 17, ENTROPY)
+        assert control.wait_hello() == Hello(NONCE, 17, ENTROPY, "box-1", NONCE)
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             runner.run(watch())
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from guest_under_test import (
-    MACHINE_ID,
     AgentUnderTest,
     ProcessWatch,
     leave,
@@ -113,9 +112,6 @@ def test_the_commands_of_a_host_that_went_away_are_killed(
 ) -> None:
     """Also if the next host is there before the guest has noticed that the first is gone."""
     host = Host(agent.port)
-    request = wire.InitRequest(hostname="box", machine_id=MACHINE_ID)
-    host.call("Guest/Init", request, end=True)
-    host.next(StreamEnded)
     watch = ProcessWatch(host.start("sleep", "1000"))
     if seen:
         leave(agent.port)

@@ -11,12 +11,10 @@ import pytest
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 from guest_under_test import (
-    MACHINE_ID,
     SECONDS,
     AgentUnderTest,
     ProcessWatch,
     execution,
-    initialise,
     ping,
     run,
     running_agent,
@@ -62,63 +60,20 @@ def test_the_agent_announces_its_version(agent: AgentUnderTest) -> None:
     assert agent.announcement == {"type": "waiting", "version": AGENT_VERSION}
 
 
-def test_init_gives_an_identity_once(agent: AgentUnderTest) -> None:
-    """The second call is refused and changes nothing; the boot id is the one of pings."""
+def test_a_guest_says_what_it_is_as_often_as_it_is_asked(agent: AgentUnderTest) -> None:
+    """The boot id is the one of pings."""
 
     async def scenario(channel: Channel) -> None:
-        answer = await initialise(channel, hostname="box-7")
+        answer = await unary(channel, "Guest/Info", wire.InfoRequest(), wire.InfoResponse)
         assert answer.agent_version == AGENT_VERSION
         assert answer.kernel_release
         assert answer.memory_total_kib > 0
         assert len(answer.boot_id) == 32
         assert (await ping(channel)).boot_id == answer.boot_id
-        with pytest.raises(GRPCError, match="initialised already") as caught:
-            await initialise(channel, hostname="box-8")
-        assert caught.value.status is Status.FAILED_PRECONDITION
-        await shut_down(channel, 0)
+        again = await unary(channel, "Guest/Info", wire.InfoRequest(), wire.InfoResponse)
+        assert again == answer
 
-    agent.run(scenario, init=False)
-    assert [line for line in output(agent).splitlines() if line.startswith("identity")] == [
-        f"identity box-7 {MACHINE_ID}"
-    ]
-
-
-@pytest.mark.parametrize("hostname", ["", "a" * 64, "Upper", "under_score", "new\nline", "dot.ted"])
-def test_a_host_name_that_is_not_allowed_is_refused(agent: AgentUnderTest, hostname: str) -> None:
-    """It would become lines of files and an argument of the kernel. Init may be tried again."""
-
-    async def scenario(channel: Channel) -> None:
-        with pytest.raises(GRPCError, match="hostname"):
-            await initialise(channel, hostname=hostname)
-        await initialise(channel)
-
-    agent.run(scenario, init=False)
-
-
-@pytest.mark.parametrize("machine_id", ["", "0" * 31, "0" * 33, "F" * 32, "0" * 32 + "\n"])
-def test_a_machine_id_that_is_not_allowed_is_refused(
-    agent: AgentUnderTest, machine_id: str
-) -> None:
-    """machine-id(5) allows 32 lower-case hexadecimal digits and nothing else."""
-
-    async def scenario(channel: Channel) -> None:
-        with pytest.raises(GRPCError, match="machine_id"):
-            await initialise(channel, machine_id=machine_id)
-
-    agent.run(scenario, init=False)
-
-
-def test_nothing_runs_before_init(agent: AgentUnderTest) -> None:
-    """A command would see a machine without its name; a ping is answered."""
-
-    async def scenario(channel: Channel) -> None:
-        await ping(channel)
-        async with execution(channel, start_request("true")) as call:
-            await call.exhaust()
-
-    with pytest.raises(GRPCError, match="Init has not been called") as caught:
-        agent.run(scenario, init=False)
-    assert caught.value.status is Status.FAILED_PRECONDITION
+    agent.run(scenario)
 
 
 def test_a_ping_echoes_and_counts(agent: AgentUnderTest) -> None:

@@ -26,16 +26,12 @@ from boxlite._rpc.session import GuestSession, open_session, serve_session
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-MACHINE_ID = "ab" * 16
 
+async def test_the_guest_says_what_it_is() -> None:
+    """The answer is the domain's class."""
+    async with connected() as (session, _):
+        info = await session.info()
 
-async def test_init_tells_the_guest_who_it_is_and_returns_what_it_is() -> None:
-    """The identity arrives, and the answer is the domain's class."""
-    async with connected() as (session, guest):
-        info = await session.init(hostname="box-1", machine_id=MACHINE_ID)
-
-    assert guest.initialised is not None
-    assert guest.initialised.hostname == "box-1"
     assert info == GuestInfo(
         agent_version="0.1.0", kernel_release="6.1.0", boot_id=BOOT_ID, memory_total_kib=262_144
     )
@@ -43,12 +39,10 @@ async def test_init_tells_the_guest_who_it_is_and_returns_what_it_is() -> None:
 
 async def test_a_refusal_has_its_status_and_cannot_write_to_the_terminal() -> None:
     """The guest's words are shown, its escape sequences are not obeyed."""
-    async with connected() as (session, _):
-        await session.init(hostname="box-1", machine_id=MACHINE_ID)
-        with pytest.raises(
-            GuestFailedError, match=r"Init: initialised \\x1b\[31malready"
-        ) as caught:
-            await session.init(hostname="box-1", machine_id=MACHINE_ID)
+    async with connected() as (session, guest):
+        guest.refusal = "not \x1b[31mnow"
+        with pytest.raises(GuestFailedError, match=r"Info: not \\x1b\[31mnow") as caught:
+            await session.info()
 
     assert caught.value.status == "FAILED_PRECONDITION"
     assert caught.value.__cause__ is not None
@@ -249,9 +243,6 @@ async def test_a_failing_callback_of_the_loop_ends_this_session_only() -> None:
 @pytest.mark.parametrize(
     ("field", "call"),
     [
-        ("hostname", lambda s: s.init(hostname="Box_1", machine_id=MACHINE_ID)),
-        ("hostname", lambda s: s.init(hostname="x" * 64, machine_id=MACHINE_ID)),
-        ("machine_id", lambda s: s.init(hostname="box", machine_id="AB" * 16)),
         ("payload", lambda s: s.ping(bytes(1025))),
         ("grace", lambda s: s.shutdown(grace=11)),
     ],

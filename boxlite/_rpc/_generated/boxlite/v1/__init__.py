@@ -15,8 +15,8 @@ __all__ = (
     "ExecutionStub",
     "GuestBase",
     "GuestStub",
-    "InitRequest",
-    "InitResponse",
+    "InfoRequest",
+    "InfoResponse",
     "OutputWindow",
     "PingRequest",
     "PingResponse",
@@ -292,23 +292,15 @@ default_message_pool.register_message("boxlite.v1", "ExecStarted", ExecStarted)
 
 
 @dataclass(eq=False, repr=False)
-class InitRequest(betterproto2.Message):
-    hostname: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    The guest's host name: 1 to 63 characters of [a-z0-9-].
-    """
-
-    machine_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-    """
-    32 lower-case hexadecimal digits, as in machine-id(5). Unique to the box.
-    """
+class InfoRequest(betterproto2.Message):
+    pass
 
 
-default_message_pool.register_message("boxlite.v1", "InitRequest", InitRequest)
+default_message_pool.register_message("boxlite.v1", "InfoRequest", InfoRequest)
 
 
 @dataclass(eq=False, repr=False)
-class InitResponse(betterproto2.Message):
+class InfoResponse(betterproto2.Message):
     agent_version: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
     The version of the boxlite that built the guest agent.
@@ -331,7 +323,7 @@ class InitResponse(betterproto2.Message):
     """
 
 
-default_message_pool.register_message("boxlite.v1", "InitResponse", InitResponse)
+default_message_pool.register_message("boxlite.v1", "InfoResponse", InfoResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -448,23 +440,25 @@ class ExecutionStub(betterproto2_grpclib.ServiceStub):
 
 
 class GuestStub(betterproto2_grpclib.ServiceStub):
-    async def init(
+    async def info(
         self,
-        message: "InitRequest",
+        message: "InfoRequest | None" = None,
         *,
         timeout: "float | None" = None,
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
-    ) -> "InitResponse":
+    ) -> "InfoResponse":
         """
-        Gives the guest its identity. Must be the first call, and succeeds once in
-        the life of a VM; a second call is answered with FAILED_PRECONDITION.
+        Says what the guest is. May be asked at any time, by every host process.
         """
 
+        if message is None:
+            message = InfoRequest()
+
         return await self._unary_unary(
-            "/boxlite.v1.Guest/Init",
+            "/boxlite.v1.Guest/Info",
             message,
-            InitResponse,
+            InfoResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -544,10 +538,9 @@ class ExecutionBase(betterproto2_grpclib.ServiceBase):
 
 
 class GuestBase(betterproto2_grpclib.ServiceBase):
-    async def init(self, message: "InitRequest") -> "InitResponse":
+    async def info(self, message: "InfoRequest") -> "InfoResponse":
         """
-        Gives the guest its identity. Must be the first call, and succeeds once in
-        the life of a VM; a second call is answered with FAILED_PRECONDITION.
+        Says what the guest is. May be asked at any time, by every host process.
         """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
@@ -567,12 +560,12 @@ class GuestBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def __rpc_init(
-        self, stream: "grpclib.server.Stream[InitRequest, InitResponse]"
+    async def __rpc_info(
+        self, stream: "grpclib.server.Stream[InfoRequest, InfoResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
-        response = await self.init(request)
+        response = await self.info(request)
         await stream.send_message(response)
 
     async def __rpc_ping(
@@ -593,11 +586,11 @@ class GuestBase(betterproto2_grpclib.ServiceBase):
 
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
         return {
-            "/boxlite.v1.Guest/Init": grpclib.const.Handler(
-                self.__rpc_init,
+            "/boxlite.v1.Guest/Info": grpclib.const.Handler(
+                self.__rpc_info,
                 grpclib.const.Cardinality.UNARY_UNARY,
-                InitRequest,
-                InitResponse,
+                InfoRequest,
+                InfoResponse,
             ),
             "/boxlite.v1.Guest/Ping": grpclib.const.Handler(
                 self.__rpc_ping,
