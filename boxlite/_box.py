@@ -28,7 +28,7 @@ from ._options import check_seconds
 from ._scopes import open_nursery_unwrapped
 from ._startup.crash import crash_report
 from ._startup.pipeline import StageLog, run_stages
-from ._startup.stages import COLD_START, Startup
+from ._startup.stages import BOX_START, Startup
 
 if TYPE_CHECKING:
     import os
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ._report import CrashReport
     from ._result import ExecResult
     from ._rpc.convert import GuestInfo
+    from ._startup.groundwork import Groundwork
     from ._startup.pipeline import StageEvent
 
 #: What run() keeps of each stream unless it is told otherwise.
@@ -63,7 +64,6 @@ class Box:
     Attributes:
         id: The box's id, unique in its home.
         options: What it was asked to be.
-        guest: What the guest says about itself.
         timings: The stages of its start and the seconds that each took.
     """
 
@@ -75,7 +75,6 @@ class Box:
         self.crash: CrashReport | None = None
         self.id = start.box_id
         self.options: BoxOptions = start.options
-        self.guest: GuestInfo = start.guest
         self.timings = tuple(start.log.timings)
 
     def __repr__(self) -> str:
@@ -97,6 +96,16 @@ class Box:
         async with self._calling():
             await self._start.session.ping(timeout=check_seconds("timeout", timeout))
         return trio.current_time() - began
+
+    async def info(self, *, timeout: float = _PING_SECONDS) -> GuestInfo:
+        """Ask the guest what it is: its kernel, its memory, this boot of it.
+
+        Raises:
+            GuestTimeoutError: No answer within ``timeout`` seconds.
+            BoxCrashedError: The VM died.
+        """
+        async with self._calling():
+            return await self._start.session.info(timeout=check_seconds("timeout", timeout))
 
     @asynccontextmanager
     async def exec(
@@ -272,6 +281,7 @@ async def open_box(
     options: BoxOptions,
     runtime: RuntimeOptions,
     home: HomeLayout,
+    groundwork: Groundwork,
     listener: Callable[[StageEvent], object] | None,
 ) -> AsyncIterator[Box]:
     """Start a box, run the block, stop the box.
@@ -291,11 +301,12 @@ async def open_box(
             options=options,
             runtime=runtime,
             home=home,
+            groundwork=groundwork,
             nursery=nursery,
             undo=undo,
             log=StageLog(box_id=box_id, listener=listener),
         )
-        await run_stages(COLD_START, start, start.log)
+        await run_stages(BOX_START, start, start.log)
         body = trio.CancelScope()
         box = Box(start, body)
         watch_scope = trio.CancelScope()

@@ -6,6 +6,7 @@ r"""Where everything lies on disk. Paths only: nothing here creates or removes.
       lock                     flock: one runtime per home
       kvm-verdict.json         whether KVM runs guests here, for this boot of the host
       qemu-version.json        what --version said, for this file
+      templates/<key>/         memory and state of a machine that waits, to start boxes from
       kit/                     kernels, and an initramfs for each, by content hash
       tmp/                     what is being made; wiped when a runtime starts
       boxes/<id>/              0700
@@ -107,6 +108,11 @@ class HomeLayout:
     def kit(self) -> Path:
         """Kernels and initramfs images."""
         return self.root / "kit"
+
+    @property
+    def templates(self) -> Path:
+        """One directory per template."""
+        return self.root / "templates"
 
     @property
     def tmp(self) -> Path:

@@ -68,6 +68,11 @@ def _one_of(*choices: str) -> Any:  # noqa: ANN401 - attrs validators are untype
     return check
 
 
+def _truth(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidOptionError(attribute.name, value, "True or False")
+
+
 def _to_path(value: Any) -> Any:  # noqa: ANN401 - what it cannot convert, the validator refuses
     return Path(value) if isinstance(value, (str, os.PathLike)) and value else value
 
@@ -134,6 +139,8 @@ class RuntimeOptions:
         kernel: A bzImage whose modules are beside it. Default
             ``$BOXLITE_KERNEL``, else the newest readable one in ``/boot``, else
             Debian's package, downloaded and unpacked into the home.
+        templates: Start boxes from a saved machine that waits, made when a box of
+            that shape is first wanted; False boots every box. Default True.
 
     Raises:
         InvalidOptionError: A value is not allowed.
@@ -145,6 +152,7 @@ class RuntimeOptions:
     )
     qemu: Path | None = attrs.field(default=None, converter=_to_path, validator=_usable_path)
     kernel: Path | None = attrs.field(default=None, converter=_to_path, validator=_usable_path)
+    templates: bool = attrs.field(default=True, validator=_truth)
 
 
 @attrs.frozen(kw_only=True)
@@ -189,6 +197,7 @@ class RuntimeFields(TypedDict, total=False):
     accelerator: Literal["auto", "kvm", "tcg"]
     qemu: str | os.PathLike[str] | None
     kernel: str | os.PathLike[str] | None
+    templates: bool
 
 
 class BoxFields(TypedDict, total=False):

@@ -24,6 +24,8 @@ class CrashKind(enum.Enum):
     ENGINE = "engine"
     #: QEMU or the host cannot do what was asked of it.
     UNSUPPORTED = "unsupported"
+    #: The machine's state could not be saved as a template, or loaded from one.
+    TEMPLATE = "template"
     #: The guest's kernel panicked.
     KERNEL_PANIC = "kernel_panic"
     #: The VM powered off or rebooted by itself.

@@ -18,6 +18,7 @@ from ._layout import BoxLayout, HomeLayout
 from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
 from ._preflight import prepare_home
 from ._process import read_pid_file
+from ._startup.groundwork import Groundwork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -46,6 +47,7 @@ class Runtime:
         self.options = options
         self.home = HomeLayout(options.home)
         self._open: set[trio.CancelScope] = set()
+        self._groundwork = Groundwork(self.home, options)
         self._closed = False
         self._all_closed = trio.Event()
 
@@ -101,6 +103,7 @@ class Runtime:
                     options=wanted,
                     runtime=self.options,
                     home=self.home,
+                    groundwork=self._groundwork,
                     listener=on_stage,
                 ) as box:
                     yield box

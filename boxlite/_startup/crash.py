@@ -252,6 +252,16 @@ _QEMU_MESSAGES: Final = (
 
 def _tell_error(record: ExitRecord, stderr: Excerpt, argv: Sequence[str]) -> _Story:
     said = record.message or last_lines(stderr.tail, 1)
+    if record.template:
+        return _Story(
+            kind=CrashKind.TEMPLATE,
+            summary="its template does not work",
+            cause=f"The machine's state could not be saved or loaded: {said}",
+            likely_causes=(
+                "a damaged template: it has been removed, and the next start makes a new one",
+                "a QEMU that cannot do it: use RuntimeOptions(templates=False)",
+            ),
+        )
     meaning = "QEMU exited with an error of its own."
     likely: tuple[str, ...] = ("see what it wrote to stderr",)
     for needle, cause, causes in _QEMU_MESSAGES:

@@ -37,6 +37,7 @@ class ExitRecord:
         signal: The name of the signal.
         message: What QEMU or the exception said.
         unsupported: The host or QEMU cannot do what was asked.
+        template: The state of a template could not be saved or loaded.
         location: File and line of the exception.
     """
 
@@ -47,6 +48,7 @@ class ExitRecord:
     signal: str = ""
     message: str = ""
     unsupported: bool = False
+    template: bool = False
     location: str = ""
 
 
@@ -86,5 +88,6 @@ def parse_exit_record(data: bytes) -> ExitRecord | None:
         signal=text("signal"),
         message=text("message"),
         unsupported=fields.get("error_kind") == "unsupported",
+        template=fields.get("error_kind") == "template",
         location=text("location"),
     )

@@ -8,42 +8,43 @@ end alike.
 
 from __future__ import annotations
 
+import importlib
 import secrets
 import shutil
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
-from boxlite._errors import (
-    BoxStartError,
-    GuestError,
-    HostError,
-)
-from boxlite._kit import fetch_kernel, prepare_kit
-from boxlite._preflight import Preflight, preflight
+from boxlite._errors import BoxStartError, HostError
+from boxlite._report import CrashKind
 from boxlite._sockets import connect_unix
-from boxlite._vm.argv import command_line, machine_switches
-from boxlite._vm.shim import Chardevs, Shim, remove_sockets, spawn_shim
-from boxlite._wire import AGENT_PORT_NAME, AGENT_PORTS, CONTROL_PORT_NAME
+from boxlite._vm.shim import MachineFiles, Shim, remove_sockets, spawn_shim
+from boxlite._vm.shim_command import GuestIdentity
+from boxlite._vm.template import TemplateDraft
 
 from .crash import Circumstances, broken_guest_report, crash_report
-from .pipeline import Stage, StageLog, Together
+from .machine import Machine
+from .pipeline import Stage, StageLog, Together, run_stages
 from .ready import ReadySocket, UnixTransport, wait_until_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AsyncExitStack
+    from collections.abc import Iterator, Sequence
 
     from boxlite._kit import GuestKit
     from boxlite._layout import BoxLayout, HomeLayout
     from boxlite._options import BoxOptions, RuntimeOptions
-    from boxlite._rpc.convert import GuestInfo
+    from boxlite._preflight import Preflight
     from boxlite._rpc.session import GuestSession
+    from boxlite._vm.shim import Chardevs
+    from boxlite._vm.template import Template
 
-#: A guest that said it was ready answers its first call within this, or is broken.
-INIT_SECONDS: Final = 30.0
+    from .groundwork import Groundwork
+
 _DEATH_SECONDS: Final = 2.0
+# It imports asyncio and trio-asyncio, which change it, so not before a box is started.
+_SESSION_MODULE: Final = "boxlite._rpc.session"
 
 
 @attrs.define(kw_only=True)
@@ -55,6 +56,7 @@ class Startup:
         options: What the box is to be.
         runtime: What holds for every box of its runtime.
         home: Where the runtime keeps things.
+        groundwork: What the boxes of the runtime share.
         nursery: The box's own nursery.
         undo: Undoes what was made; entered outside the nursery.
         log: Records the stages.
@@ -66,6 +68,7 @@ class Startup:
     options: BoxOptions
     runtime: RuntimeOptions
     home: HomeLayout
+    groundwork: Groundwork
     nursery: trio.Nursery
     undo: AsyncExitStack
     log: StageLog
@@ -73,11 +76,13 @@ class Startup:
 
     host: Preflight = attrs.field(init=False)
     kit: GuestKit = attrs.field(init=False)
+    machine: Machine = attrs.field(init=False)
+    template: Template | None = attrs.field(default=None, init=False)
+    draft: TemplateDraft | None = attrs.field(default=None, init=False)
     listener: ReadySocket = attrs.field(init=False)
     shim: Shim = attrs.field(init=False)
     keep_evidence: bool = attrs.field(default=False, init=False)
     session: GuestSession = attrs.field(init=False)
-    guest: GuestInfo = attrs.field(init=False)
 
     @property
     def layout(self) -> BoxLayout:
@@ -97,21 +102,18 @@ class Startup:
 
 async def check_host(start: Startup) -> None:
     """Find QEMU, the accelerator and a kernel before anything is made."""
-    start.host = await preflight(
-        home=start.home,
-        qemu=start.runtime.qemu,
-        kernel=start.runtime.kernel,
-        accelerator=start.runtime.accelerator,
-        memory_mib=start.options.memory_mib,
-    )
+    start.host = await start.groundwork.host(memory_mib=start.options.memory_mib)
 
 
 async def make_kit(start: Startup) -> None:
     """Get kernel and initramfs: from the cache, or made now."""
-    kernel = start.host.kernel
-    if kernel is None:
-        kernel = await fetch_kernel(start.home)
-    start.kit = await prepare_kit(start.home, kernel)
+    start.kit = await start.groundwork.kit(start.host)
+    start.machine = Machine(
+        host=start.host,
+        kit=start.kit,
+        cpus=start.options.cpus,
+        memory_mib=start.options.memory_mib,
+    )
 
 
 async def make_directory(start: Startup) -> None:
@@ -129,39 +131,93 @@ async def make_directory(start: Startup) -> None:
         ) from exc
 
 
+async def find_template(start: Startup) -> None:
+    """Get the template of the machine, made now if there is none; none if there are to be none."""
+    if not start.runtime.templates:
+        await trio.lowlevel.checkpoint()
+        return
+
+    async def make(shape: dict[str, str]) -> None:
+        await make_template(start, shape)
+
+    start.template = await start.groundwork.template(start.machine, make)
+    start.undo.callback(start.template.close)
+
+
+async def make_template(start: Startup, shape: dict[str, str]) -> None:
+    """Boot a machine like this box's until its agent waits, and save it as a template.
+
+    It is a start of its own, with a directory of its own, which goes unless it
+    failed. Failing, it leaves no template, whole or half.
+
+    Args:
+        start: The box that wants it.
+        shape: What shapes the machine.
+    """
+    async with AsyncExitStack() as undo:
+        draft = TemplateDraft(start.home, memory_mib=start.options.memory_mib)
+        undo.callback(draft.close)
+        box_id = f"template-{start.box_id}"
+        # Its stages are part of one of the box's.
+        making = attrs.evolve(
+            start,
+            box_id=box_id,
+            nonce=secrets.token_hex(16),
+            undo=undo,
+            log=StageLog(box_id=box_id),
+        )
+        making.machine = start.machine
+        making.draft = draft
+        await run_stages(TEMPLATE_START, making, making.log)
+        # The memory is whole when QEMU, which writes to it, has ended.
+        await making.shim.stop()
+        await trio.to_thread.run_sync(draft.publish, shape)
+
+
 async def start_shim(start: Startup) -> None:
     """Listen for the announcement, then start shim and VM."""
     await trio.lowlevel.checkpoint()
-    layout, options = start.layout, start.options
-    start.listener = ReadySocket(UnixTransport(layout.ready_socket), nonce=start.nonce)
+    start.listener = ReadySocket(UnixTransport(start.layout.ready_socket), nonce=start.nonce)
     start.undo.callback(start.listener.close)
+    with _open_files(start) as files:
 
-    def make_argv(chardevs: Chardevs) -> list[str]:
-        switches = machine_switches(
-            name=f"boxlite-{start.box_id}",
-            accelerator=start.host.accelerator.accelerator.value,
-            cpus=options.cpus,
-            memory_mib=options.memory_mib,
-            kernel=start.kit.kernel.image,
-            initramfs=start.kit.initramfs,
-            control=chardevs.control,
-            console=chardevs.console,
-            agents=chardevs.agents,
-            port_names=(
-                CONTROL_PORT_NAME,
-                *(AGENT_PORT_NAME.format(index=index) for index in range(AGENT_PORTS)),
+        def make_argv(chardevs: Chardevs) -> list[str]:
+            name = f"boxlite-{start.box_id}"
+            return start.machine.argv(name=name, chardevs=chardevs, files=files)
+
+        start.shim = spawn_shim(
+            start.layout,
+            nonce=start.nonce,
+            identity=GuestIdentity(
+                hostname=f"box-{start.box_id}", machine_id=secrets.token_hex(16)
             ),
+            make_argv=make_argv,
+            files=files,
         )
-        return command_line(start.host.qemu, switches)
-
-    start.shim = spawn_shim(layout, nonce=start.nonce, make_argv=make_argv)
     start.undo.push_async_callback(start.shim.stop)
 
 
-async def connect_guest(start: Startup) -> None:
-    """Run the race, then open the session on the first agent port."""
-    from boxlite._rpc.session import serve_session  # noqa: PLC0415 - imports asyncio
+@contextmanager
+def _open_files(start: Startup) -> Iterator[MachineFiles | None]:
+    """Give what the VM is to be restored from or saved to, if it is."""
+    if start.draft is not None:
+        draft = start.draft
+        yield MachineFiles(what="save", memory_fd=draft.memory_fd, state_fd=draft.state_fd)
+    elif start.template is not None:
+        template = start.template
+        yield MachineFiles(what="restore", memory_fd=template.memory_fd, state_fd=template.state_fd)
+        template.close()
+    else:
+        yield None
 
+
+async def load_session_code(_start: Startup) -> None:
+    """Import what the session needs, in a thread, while the guest gets ready."""
+    await trio.to_thread.run_sync(importlib.import_module, _SESSION_MODULE)
+
+
+async def wait_ready(start: Startup) -> None:
+    """Run the race."""
     try:
         await wait_until_ready(
             start.listener,
@@ -170,27 +226,23 @@ async def connect_guest(start: Startup) -> None:
             seconds=start.options.ready_timeout,
             about=start.circumstances(),
         )
-    except BoxStartError:
+    except BoxStartError as exc:
         start.keep_evidence = True
+        if exc.report.kind is CrashKind.TEMPLATE and start.template is not None:
+            start.groundwork.discard_template(start.template.key)
         raise
     start.listener.close()
+
+
+async def connect_guest(start: Startup) -> None:
+    """Open the session on the first agent port."""
+    from boxlite._rpc.session import serve_session  # noqa: PLC0415 - imports asyncio
+
     try:
         stream = await connect_unix(start.layout.agent_sockets[0])
     except OSError as exc:
         raise await _fallen(start, exc) from exc
     start.session = await start.nursery.start(serve_session, stream, name="guest session")
-
-
-async def initialise_guest(start: Startup) -> None:
-    """Give the guest its identity: the first call on the session."""
-    try:
-        start.guest = await start.session.init(
-            hostname=f"box-{start.box_id}",
-            machine_id=secrets.token_hex(16),
-            timeout=INIT_SECONDS,
-        )
-    except GuestError as exc:
-        raise await _fallen(start, exc) from exc
 
 
 async def _fallen(start: Startup, error: Exception) -> BoxStartError:
@@ -217,10 +269,19 @@ def _remove(start: Startup) -> None:
             path.unlink()
 
 
-COLD_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
+#: How every box starts. Without a template it boots; with one it is restored.
+BOX_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
     Stage("preflight", check_host),
     Together((Stage("guest_kit", make_kit), Stage("layout", make_directory))),
+    Stage("template", find_template),
     Stage("shim", start_shim),
+    Together((Stage("guest_ready", wait_ready), Stage("session_code", load_session_code))),
     Stage("guest_connect", connect_guest),
-    Stage("guest_init", initialise_guest),
+)
+
+#: How a template starts. Its announcement is that it has been saved.
+TEMPLATE_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
+    Stage("layout", make_directory),
+    Stage("shim", start_shim),
+    Stage("guest_ready", wait_ready),
 )

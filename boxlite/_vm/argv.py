@@ -38,10 +38,13 @@ class Machine:
     """
 
     accelerator: str
+    memory_backend: str | None = None
 
     def argv(self) -> list[str]:
         """Return the switch."""
         value = f"q35,accel={self.accelerator},usb=off,vmport=off,sata=off,smbus=off"
+        if self.memory_backend is not None:
+            value += f",memory-backend={self.memory_backend}"
         return ["-machine", value]
 
 
@@ -66,6 +69,28 @@ class Memory:
     def argv(self) -> list[str]:
         """Return the switch."""
         return ["-m", f"{self.mib}M"]
+
+
+@attrs.frozen(kw_only=True)
+class MemoryFile:
+    """``-object memory-backend-file``: the machine's memory is a mapped file.
+
+    Args:
+        mib: Its size; the file has it.
+        fd: The file, open in QEMU. It is opened again through its descriptor, so
+            that it does not matter what becomes of its name.
+        shared: Write to the file; otherwise only to a private copy of each page.
+    """
+
+    mib: int
+    fd: int
+    shared: bool
+
+    def argv(self) -> list[str]:
+        """Return the switches; the machine names the backend as ``ram``."""
+        value = f"memory-backend-file,id={MEMORY_BACKEND},size={self.mib}M"
+        value += f",mem-path=/proc/self/fd/{self.fd},share={'on' if self.shared else 'off'}"
+        return ["-object", value, *Memory(self.mib).argv()]
 
 
 @attrs.frozen(kw_only=True)
@@ -151,6 +176,26 @@ class VirtioSerialPort:
 
 
 @attrs.frozen
+class Monitor:
+    """``-mon``: QEMU's control protocol, QMP."""
+
+    chardev: str
+
+    def argv(self) -> list[str]:
+        """Return the switch."""
+        return ["-mon", f"chardev={escaped(self.chardev)},mode=control"]
+
+
+@attrs.frozen
+class AwaitState:
+    """``-incoming defer``: the machine stands still until its monitor names a state."""
+
+    def argv(self) -> list[str]:
+        """Return the switch."""
+        return ["-incoming", "defer"]
+
+
+@attrs.frozen
 class Bare:
     """Switches that take no thought: no default devices, no display, no reboot."""
 
@@ -177,13 +222,13 @@ def machine_switches(
     name: str,
     accelerator: str,
     cpus: int,
-    memory_mib: int,
-    kernel: Path,
-    initramfs: Path,
+    memory: Memory | MemoryFile,
+    boot: DirectBoot | AwaitState,
     control: SocketChardev,
     console: SocketChardev,
     agents: Sequence[SocketChardev],
     port_names: Sequence[str],
+    monitor: SocketChardev | None = None,
 ) -> list[Switch]:
     """Return the switches of a box's VM, in a fixed order.
 
@@ -191,22 +236,24 @@ def machine_switches(
         name: Shown in the process list.
         accelerator: ``"kvm"`` or ``"tcg"``.
         cpus: Virtual CPUs.
-        memory_mib: Memory in MiB.
-        kernel: A bzImage.
-        initramfs: The guest's root file system.
+        memory: The memory.
+        boot: Where the machine's state comes from. A machine that is given one
+            needs no kernel: that is in its memory.
         control: The shim's line to the agent.
         console: Where the serial console goes.
         agents: One listening chardev per agent port.
         port_names: The guest's names of the control port and the agent ports.
+        monitor: The shim's line to QEMU. It is no device of the machine.
     """
+    backend = MEMORY_BACKEND if isinstance(memory, MemoryFile) else None
     ports = [control, *agents]
     return [
         Bare(name),
         Sandbox(),
-        Machine(accelerator=accelerator),
+        Machine(accelerator=accelerator, memory_backend=backend),
         Cpu(model="host" if accelerator == "kvm" else TCG_CPU_MODEL, count=cpus),
-        Memory(memory_mib),
-        DirectBoot(kernel=kernel, initramfs=initramfs, command_line=KERNEL_COMMAND_LINE),
+        memory,
+        boot,
         console,
         SerialConsole(console.id),
         VirtioSerialBus(ports=len(ports)),
@@ -215,7 +262,11 @@ def machine_switches(
             VirtioSerialPort(chardev=port.id, name=guest_name)
             for port, guest_name in zip(ports, port_names, strict=True)
         ),
+        *((monitor, Monitor(monitor.id)) if monitor is not None else ()),
     ]
+
+
+MEMORY_BACKEND = "ram"
 
 
 #: Everything that TCG can emulate, except five-level page tables, which only cost time.

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 import trio
@@ -21,7 +21,7 @@ from boxlite._process import ExitWatch, read_pid_file
 from boxlite._sockets import bind_unix
 
 from .argv import SocketChardev
-from .shim_command import shim_command
+from .shim_command import GuestIdentity, SavedState, shim_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +43,22 @@ class Chardevs:
     control: SocketChardev
     console: SocketChardev
     agents: Sequence[SocketChardev]
+    monitor: SocketChardev | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MachineFiles:
+    """The two open files of a machine that is, or is to become, a template.
+
+    Args:
+        what: Restore the machine from them, or save it to them.
+        memory_fd: Its memory.
+        state_fd: The state of everything else.
+    """
+
+    what: Literal["restore", "save"]
+    memory_fd: int
+    state_fd: int
 
 
 class Shim:
@@ -142,7 +158,9 @@ def spawn_shim(
     layout: BoxLayout,
     *,
     nonce: str,
+    identity: GuestIdentity,
     make_argv: Callable[[Chardevs], Sequence[str]],
+    files: MachineFiles | None = None,
     detach: bool = False,
 ) -> Shim:
     """Start the shim of a box, and through it the VM.
@@ -153,7 +171,9 @@ def spawn_shim(
     Args:
         layout: The box's directory, already made.
         nonce: 32 hexadecimal digits that the ready announcement must carry.
+        identity: Who the guest is told it is.
         make_argv: Returns QEMU's command line for the sockets it is given.
+        files: Those of a template; they stay open here.
         detach: Let the VM outlive this process.
 
     Raises:
@@ -162,12 +182,14 @@ def spawn_shim(
     with ExitStack() as ours:
         try:
             vm_fds: list[int] = []
+            shim_fds: list[int] = []
 
             def pair(name: str) -> tuple[int, SocketChardev]:
                 for_shim, for_vm = socket.socketpair()
                 ours.enter_context(for_shim)
                 ours.enter_context(for_vm)
                 vm_fds.append(for_vm.fileno())
+                shim_fds.append(for_shim.fileno())
                 return for_shim.fileno(), SocketChardev(id=name, fd=for_vm.fileno())
 
             def listening(index: int) -> SocketChardev:
@@ -178,7 +200,17 @@ def spawn_shim(
             control_fd, control = pair("control")
             console_fd, console = pair("console")
             agents = [listening(index) for index in range(len(layout.agent_sockets))]
-            argv = make_argv(Chardevs(control=control, console=console, agents=agents))
+            monitor: SocketChardev | None = None
+            saved: SavedState | None = None
+            if files is not None:
+                monitor_fd, monitor = pair("monitor")
+                saved = SavedState(what=files.what, monitor_fd=monitor_fd, state_fd=files.state_fd)
+                vm_fds.append(files.memory_fd)
+                # Saving, the shim hands it to QEMU through the monitor.
+                (vm_fds if files.what == "restore" else shim_fds).append(files.state_fd)
+            argv = make_argv(
+                Chardevs(control=control, console=console, agents=agents, monitor=monitor)
+            )
             stderr = ours.enter_context(layout.shim_stderr.open("ab", buffering=0))
             reader, writer = os.pipe()
             ours.callback(os.close, reader)
@@ -191,13 +223,15 @@ def spawn_shim(
                     control_fd=control_fd,
                     console_fd=console_fd,
                     vm_fds=vm_fds,
+                    identity=identity,
                     detach=detach,
                     vm_argv=argv,
+                    saved=saved,
                 ),
                 stdin=reader,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                pass_fds=(control_fd, console_fd, *vm_fds),
+                pass_fds=(*shim_fds, *vm_fds),
                 cwd="/",
                 env=_shim_environment(),
                 # A ^C at the terminal is for the program, which then stops its boxes in order.

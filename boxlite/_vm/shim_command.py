@@ -4,10 +4,45 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
+
+import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+@attrs.frozen(kw_only=True)
+class GuestIdentity:
+    """Who a guest is.
+
+    Args:
+        hostname: 1 to 63 characters of a-z, 0-9 and ``-``.
+        machine_id: 32 lower-case hexadecimal digits, as in machine-id(5).
+    """
+
+    hostname: str
+    machine_id: str
+
+
+@attrs.frozen(kw_only=True)
+class SavedState:
+    """What the shim has QEMU do through its monitor.
+
+    Args:
+        what: Load a machine's state, or save it as soon as the guest waits.
+        monitor_fd: The shim's end of the monitor's socket pair.
+        state_fd: The file of the state: to load it QEMU's descriptor, to save it the shim's.
+    """
+
+    what: Literal["restore", "save"]
+    monitor_fd: int
+    state_fd: int
+
+    def words(self) -> tuple[str, ...]:
+        """Return the switches that say so."""
+        return ("--monitor", str(self.monitor_fd), f"--{self.what}", str(self.state_fd))
+
 
 # By path, and not by importing it: the shim is another process's program.
 _PROGRAM: Final = Path(__file__).parent.parent / "shim" / "__main__.py"
@@ -19,8 +54,10 @@ def shim_command(
     control_fd: int,
     console_fd: int,
     vm_fds: Sequence[int],
+    identity: GuestIdentity,
     detach: bool,
     vm_argv: Sequence[str],
+    saved: SavedState | None = None,
 ) -> list[str]:
     """Return the command line of a shim.
 
@@ -33,8 +70,10 @@ def shim_command(
         control_fd: The shim's end of the control port's socket pair.
         console_fd: The shim's end of the serial console's socket pair.
         vm_fds: The descriptors that are for QEMU, and named in its command line.
+        identity: Who the guest is told it is.
         detach: Let the VM outlive this process.
         vm_argv: QEMU's command line.
+        saved: The machine's saved state, and what is to be done with it.
     """
     return [
         # Isolated and without site-packages: it is quick, and nobody's
@@ -43,6 +82,9 @@ def shim_command(
         *("--box-dir", str(box_dir)),
         *("--control", str(control_fd)),
         *("--console", str(console_fd)),
+        *(saved.words() if saved is not None else ()),
+        *("--hostname", identity.hostname),
+        *("--machine-id", identity.machine_id),
         *(("--detach",) if detach else ()),
         *(word for fd in vm_fds for word in ("--close", str(fd))),
         "--",

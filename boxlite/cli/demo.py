@@ -78,10 +78,11 @@ async def _box(
         async with runtime.open_box(on_stage=show, ready_timeout=120) as box:
             status.stop()
             timings.append((box.id, box.timings))
+            info = await box.info()
             total = sum(seconds for _, seconds in box.timings)
             console.print(
                 f"\n[bold]Box {box.id}[/bold] is ready after {total:.2f} s:"
-                f" Linux {box.guest.kernel_release}, {box.guest.memory_total_kib // 1024} MiB"
+                f" Linux {info.kernel_release}, {info.memory_total_kib // 1024} MiB"
             )
             yield box
 

@@ -16,6 +16,7 @@ around ``poll``, and it has QEMU running before it imports most of itself::
     _stopping    the ladder that ends QEMU
     _handshake   the control port's protocol, without I/O
     _control     the control port's bytes, never blocking
+    _monitor     QEMU's monitor: the state of templates, saved and loaded
     _announce    the word to the host that the guest is ready
     _logs        the console log and stderr, bounded
     _exitfile    how the VM ended, as JSON
@@ -30,7 +31,8 @@ or could not be started. Its ``type`` is one of:
     QEMU exited with ``exit_code`` other than 0, or could not be executed (127:
     no such program, 126: another reason). ``message`` is the last line that it
     wrote to stderr, or the reason; ``error_kind`` is ``unsupported`` when QEMU
-    or this host cannot do what was asked, else ``engine``.
+    or this host cannot do what was asked, ``template`` when the state of a
+    template could not be saved or loaded, else ``engine``.
 ``panic``
     The shim had an unhandled exception and killed QEMU. ``exit_code`` is 101,
     ``message`` the exception, ``location`` its file and line.

@@ -23,6 +23,11 @@ class Arguments:
     Attributes:
         control: The shim's end of the control port's socket pair.
         console: The shim's end of the serial console's socket pair.
+        monitor: The shim's end of the monitor's socket pair, if there is one.
+        restore: QEMU's descriptor of the state that it is to load, if it is to.
+        save: The descriptor of the file for the state, if it is to be saved.
+        hostname: The guest's host name.
+        machine_id: The guest's machine id.
         vm_fds: Descriptors that are for QEMU alone.
         detach: Whether the VM outlives the host program.
         guest_seconds: How long a guest may take to power off after ``stop``.
@@ -40,6 +45,11 @@ class Arguments:
         ours, self.vm_argv = _split(words)
         control: int | None = None
         console: int | None = None
+        self.monitor: int | None = None
+        self.restore: int | None = None
+        self.save: int | None = None
+        self.hostname = ""
+        self.machine_id = ""
         self.vm_fds: list[int] = []
         self.detach = False
         self.guest_seconds = GUEST_SECONDS
@@ -52,6 +62,16 @@ class Arguments:
                 control = _descriptor(word, rest)
             elif word == "--console":
                 console = _descriptor(word, rest)
+            elif word == "--monitor":
+                self.monitor = _descriptor(word, rest)
+            elif word == "--restore":
+                self.restore = _descriptor(word, rest)
+            elif word == "--save":
+                self.save = _descriptor(word, rest)
+            elif word == "--hostname":
+                self.hostname = _value(word, rest)
+            elif word == "--machine-id":
+                self.machine_id = _value(word, rest)
             elif word == "--close":
                 self.vm_fds.append(_descriptor(word, rest))
             elif word == "--detach":
@@ -66,8 +86,16 @@ class Arguments:
             raise UsageError("--control FD is missing")
         if console is None:
             raise UsageError("--console FD is missing")
+        if self.monitor is None and (self.restore is not None or self.save is not None):
+            raise UsageError("--monitor FD is missing")
         self.control = control
         self.console = console
+
+    @property
+    def own_fds(self) -> tuple[int, ...]:
+        """The descriptors that the shim uses itself."""
+        fds = (self.control, self.console, self.monitor, self.save)
+        return tuple(fd for fd in fds if fd is not None)
 
 
 def box_dir(words: Sequence[str]) -> str:

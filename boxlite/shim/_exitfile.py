@@ -30,6 +30,9 @@ _UNSUPPORTED: Final = (
     "failed to initialize kvm",
 )
 
+# What QEMU says last when it cannot load a machine's state.
+_LOADING_FAILED: Final = "load of migration failed"
+
 Record = dict[str, Any]
 
 
@@ -46,8 +49,15 @@ def ended(status: int, *, sent: AbstractSet[int], requested: bool, said: str) ->
         return {"type": "exit", "exit_code": 0, "requested": requested}
     if status < 0:
         return {"type": "signal", "exit_code": 128 - status, "signal": _signal_name(-status)}
+    if _LOADING_FAILED in said.lower():
+        return _error(status, said, "template")
     unsupported = any(words in said.lower() for words in _UNSUPPORTED)
     return _error(status, said, "unsupported" if unsupported else "engine")
+
+
+def template_failed(reason: str) -> Record:
+    """Describe a QEMU that was killed because it refused to save or load a machine's state."""
+    return _error(1, reason, "template")
 
 
 def not_started(reason: CannotStartError) -> Record:

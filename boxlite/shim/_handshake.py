@@ -11,12 +11,13 @@ import json
 import os
 import re
 import time
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from boxlite._wire import CONTROL_LINE_BYTES, ENTROPY_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 #: An honest guest sends two lines. One that sends this much is not listened to any more.
 GUEST_BYTES: Final = 64 << 10
@@ -52,7 +53,22 @@ class Note(NamedTuple):
     text: str
 
 
-Action = Send | Announce | Note
+class Save(NamedTuple):
+    """Save the machine's state: nothing is under way in it."""
+
+
+class Mode(Enum):
+    """What a start makes of a guest that waits."""
+
+    #: It comes up, and is greeted when it waits.
+    BOOT = auto()
+    #: It was restored from a template, in which it waits: it is greeted at once.
+    RESTORE = auto()
+    #: It comes up, and is never greeted: it becomes a template when it waits.
+    SAVE = auto()
+
+
+Action = Send | Announce | Save | Note
 
 
 class Handshake:
@@ -63,8 +79,11 @@ class Handshake:
 
     Attributes:
         ready: The guest has answered this start's nonce.
+        nonce: This start's, once the host has said it.
 
     Args:
+        mode: What becomes of a guest that waits.
+        identity: The fields of the greeting that give the guest its identity.
         clock: Returns the time in nanoseconds since 1970.
         entropy: Returns so many random bytes.
     """
@@ -72,14 +91,18 @@ class Handshake:
     def __init__(
         self,
         *,
+        mode: Mode = Mode.BOOT,
+        identity: Mapping[str, str] | None = None,
         clock: Callable[[], int] = time.time_ns,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.ready = False
+        self._mode = mode
+        self._identity = dict(identity or {})
         self._clock = clock
         self._entropy = entropy
-        self._nonce: str | None = None
-        self._guest_waits = False
+        self.nonce: str | None = None
+        self._guest_waits = mode is Mode.RESTORE
         self._partial = b""
         self._skipping = False
         self._budget = GUEST_BYTES
@@ -98,8 +121,8 @@ class Handshake:
         """
         if not _NONCE.fullmatch(nonce):
             raise ValueError(f"the nonce is {nonce[:40]!r}, not 32 hexadecimal digits")
-        self._nonce = nonce
-        return [self._hello(nonce)] if self._guest_waits else []
+        self.nonce = nonce
+        return [self._answer(nonce)] if self._guest_waits else []
 
     def receive(self, data: bytes) -> list[Action]:
         """Take bytes from the guest, in whatever portions they come, and return what to do."""
@@ -134,16 +157,19 @@ class Handshake:
             yield from self._note("malformed", line)
         elif message.get("type") == "waiting" and not self.ready:
             self._guest_waits = True
-            if self._nonce is not None:
-                yield self._hello(self._nonce)
+            if self.nonce is not None:
+                yield self._answer(self.nonce)
         elif message.get("type") == "ready" and self._guest_waits and not self.ready:
-            if self._nonce is None or message.get("nonce") != self._nonce:
+            if self.nonce is None or message.get("nonce") != self.nonce:
                 yield from self._note("wrong nonce", line)
             else:
                 self.ready = True
-                yield Announce(self._nonce)
+                yield Announce(self.nonce)
         else:
             yield from self._note("unexpected", line)
+
+    def _answer(self, nonce: str) -> Send | Save:
+        return Save() if self._mode is Mode.SAVE else self._hello(nonce)
 
     def _hello(self, nonce: str) -> Send:
         hello = {
@@ -151,6 +177,7 @@ class Handshake:
             "nonce": nonce,
             "unix_time_ns": self._clock(),
             "entropy": self._entropy(ENTROPY_BYTES).hex(),
+            **self._identity,
         }
         return Send(json.dumps(hello).encode() + b"\n")
 

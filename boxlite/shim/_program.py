@@ -39,7 +39,7 @@ class Shim:
         """
         self.box = open_box_dir(box_dir(words))
         arguments = Arguments(words)
-        close_strangers((self.box, arguments.control, arguments.console, *arguments.vm_fds))
+        close_strangers((self.box, *arguments.own_fds, *arguments.vm_fds))
         # What another start left would be believed if this one were killed.
         remove(self.box, "exit")
         remove(self.box, "vm.pid")
@@ -55,13 +55,15 @@ class Shim:
 
     def _watch(self, arguments: Arguments, box: int, vm: Vm) -> Record:
         # QEMU is on its way: now there is time for imports.
-        from ._exitfile import ended
+        from ._exitfile import ended, template_failed
         from ._logs import Stderr
         from ._watch import Watch
 
         stderr = Stderr()
         self.watch = Watch(vm, arguments, box, stderr)
         status = self.watch.run()
+        if self.watch.template_failure is not None:
+            return template_failed(self.watch.template_failure)
         return ended(
             status,
             sent=vm.sent,

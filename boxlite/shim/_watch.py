@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 from typing import TYPE_CHECKING, Final
 
 from ._announce import announce
 from ._control import ControlLink
-from ._handshake import STOP_LINE, Action, Announce, Handshake, Note, Send
+from ._handshake import STOP_LINE, Action, Announce, Handshake, Mode, Note, Save, Send
 from ._logs import RotatingLog
+from ._monitor import Monitor
 from ._reactor import Reactor
 from ._signals import wake_on_sigterm
 from ._stopping import StopLadder
@@ -39,6 +41,7 @@ class Watch:
 
     Attributes:
         handshake: How far the guest has come.
+        template_failure: Why the machine's state could not be saved or loaded, if so.
 
     Args:
         vm: The VM, just started.
@@ -48,8 +51,13 @@ class Watch:
     """
 
     def __init__(self, vm: Vm, arguments: Arguments, box: int, stderr: Stderr) -> None:
-        self.handshake = Handshake()
+        self.handshake = Handshake(
+            mode=_mode(arguments),
+            identity={"hostname": arguments.hostname, "machine_id": arguments.machine_id},
+        )
+        self.template_failure: str | None = None
         self._vm = vm
+        self._save_to = arguments.save
         self._detach = arguments.detach
         self._box = box
         self._stderr = stderr
@@ -59,6 +67,16 @@ class Watch:
         self._vm_ended = False
         self._reactor = Reactor()
         self._control = ControlLink(arguments.control, self._reactor, self._hear_guest)
+        self._monitor: Monitor | None = None
+        if arguments.monitor is not None:
+            self._monitor = Monitor(
+                arguments.monitor,
+                self._reactor,
+                on_saved=self._see_saved,
+                on_failure=self._see_template_failure,
+            )
+            if arguments.restore is not None:
+                self._monitor.restore(arguments.restore)
         self._ladder = StopLadder(
             vm,
             self._reactor,
@@ -141,8 +159,25 @@ class Watch:
                         self._stderr.note("the guest does not read its control port")
                 case Announce(nonce):
                     self._announce(nonce, _ANNOUNCE_TRIES)
+                case Save():
+                    self._save()
                 case Note(text):
                     self._stderr.note(text)
+
+    def _save(self) -> None:
+        # Once: an agent may say that it waits as often as it likes.
+        state, self._save_to = self._save_to, None
+        if self._monitor is not None and state is not None:
+            self._monitor.save(state)
+
+    def _see_saved(self) -> None:
+        if self.handshake.nonce is not None:
+            self._announce(self.handshake.nonce, _ANNOUNCE_TRIES)
+
+    def _see_template_failure(self, reason: str) -> None:
+        self._stderr.note(reason)
+        self.template_failure = reason
+        self._vm.send_signal(signal.SIGKILL)
 
     def _ask_guest_to_stop(self) -> bool:
         return self.handshake.ready and self._control.send(STOP_LINE)
@@ -161,6 +196,12 @@ class Watch:
 
     def _note_unannounced(self, exc: OSError) -> None:
         self._stderr.note(f"the host cannot be told that the guest is ready: {exc.strerror}")
+
+
+def _mode(arguments: Arguments) -> Mode:
+    if arguments.restore is not None:
+        return Mode.RESTORE
+    return Mode.BOOT if arguments.save is None else Mode.SAVE
 
 
 def _read(fd: int, size: int) -> bytes | None:

@@ -40,9 +40,10 @@ def test_a_program_runs_in_another_machine(in_box: InBox) -> None:
     async def scenario(box: boxlite.Box) -> None:
         done = await box.run(["python3", "-c", "print(6 * 7)"])
         assert done == boxlite.ExecResult(exit_code=0, stdout=b"42\n")
+        info = await box.info()
         release = await box.run(["uname", "-r"], check=True)
-        assert release.stdout.decode().strip() == box.guest.kernel_release
-        assert box.guest.agent_version == boxlite.__version__
+        assert release.stdout.decode().strip() == info.kernel_release
+        assert info.agent_version == boxlite.__version__
         hostname = await box.run(["hostname"], check=True)
         assert hostname.stdout.decode().strip() == f"box-{box.id}"
         assert release.stdout.decode().strip() != os.uname().release

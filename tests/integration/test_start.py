@@ -16,7 +16,7 @@ import boxlite
 from boxlite._kit import find_kernel
 from boxlite._options import MEMORY_MIB_MIN
 from boxlite._startup.pipeline import Together
-from boxlite._startup.stages import COLD_START
+from boxlite._startup.stages import BOX_START
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 STAGES = [
     stage.name
-    for entry in COLD_START
+    for entry in BOX_START
     for stage in (entry.stages if isinstance(entry, Together) else (entry,))
 ]
 

@@ -15,7 +15,7 @@ import trio
 from boxlite._layout import BoxLayout
 from boxlite._process import read_pid_file
 from boxlite._sockets import bind_unix
-from boxlite._vm.shim_command import shim_command
+from boxlite._vm.shim_command import GuestIdentity, shim_command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from boxlite._process import ProcessIdentity
 
 NONCE: Final = "0123456789abcdef0123456789abcdef"
+IDENTITY: Final = GuestIdentity(hostname="box-1", machine_id="ab" * 16)
 #: No test takes long; one that hangs ends here.
 SECONDS: Final = 30
 
@@ -203,6 +204,7 @@ async def running_shim(
             control_fd=control.fileno(),
             console_fd=console.fileno(),
             vm_fds=vm_fds,
+            identity=IDENTITY,
             detach=detach,
             vm_argv=[
                 word.replace("{control}", str(vm_control)).replace("{alive}", str(vm_alive))

@@ -7,6 +7,11 @@ from pathlib import Path
 from hypothesis import given, strategies as st
 
 from boxlite._vm.argv import (
+    KERNEL_COMMAND_LINE,
+    AwaitState,
+    DirectBoot,
+    Memory,
+    MemoryFile,
     SocketChardev,
     VirtioSerialPort,
     command_line,
@@ -14,21 +19,31 @@ from boxlite._vm.argv import (
     machine_switches,
 )
 
+BOOT = DirectBoot(
+    kernel=Path("/k/vmlinuz"), initramfs=Path("/k/initramfs"), command_line=KERNEL_COMMAND_LINE
+)
 
-def argv(accelerator: str = "tcg") -> list[str]:
+
+def argv(
+    accelerator: str = "tcg",
+    *,
+    memory: Memory | MemoryFile = Memory(512),  # noqa: B008 - it is frozen
+    boot: DirectBoot | AwaitState = BOOT,
+    monitor: SocketChardev | None = None,
+) -> list[str]:
     """Return a command line with two agent ports."""
     agents = [SocketChardev(id=f"agent{n}", fd=10 + n, listening=True) for n in range(2)]
     switches = machine_switches(
         name="boxlite-b0x",
         accelerator=accelerator,
         cpus=2,
-        memory_mib=512,
-        kernel=Path("/k/vmlinuz"),
-        initramfs=Path("/k/initramfs"),
+        memory=memory,
+        boot=boot,
         control=SocketChardev(id="control", fd=5),
         console=SocketChardev(id="console", fd=6),
         agents=agents,
         port_names=("boxlite.control", "boxlite.agent.0", "boxlite.agent.1"),
+        monitor=monitor,
     )
     return command_line(Path("/usr/bin/qemu-system-x86_64"), switches)
 
@@ -43,6 +58,28 @@ def test_the_sandbox_denies_everything_it_can() -> None:
     assert values(argv(), "-sandbox") == [
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
     ]
+
+
+def test_a_template_is_saved_from_a_shared_file_and_restored_from_private_copies() -> None:
+    """Both machines have the same devices; the restored one needs no kernel."""
+    monitor = SocketChardev(id="monitor", fd=7)
+    saved = argv(memory=MemoryFile(mib=512, fd=8, shared=True), monitor=monitor)
+    restored = argv(
+        memory=MemoryFile(mib=512, fd=8, shared=False), boot=AwaitState(), monitor=monitor
+    )
+
+    for words, share in ((saved, "on"), (restored, "off")):
+        assert values(words, "-object") == [
+            f"memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/8,share={share}"
+        ]
+        assert values(words, "-machine")[0].endswith(",memory-backend=ram")
+        assert values(words, "-mon") == ["chardev=monitor,mode=control"]
+        assert values(words, "-m") == ["512M"]
+    assert values(saved, "-device") == values(restored, "-device") == values(argv(), "-device")
+    assert values(saved, "-kernel") == ["/k/vmlinuz"]
+    assert values(saved, "-incoming") == []
+    assert values(restored, "-kernel") == []
+    assert values(restored, "-incoming") == ["defer"]
 
 
 def test_the_options_of_the_box_are_in_it() -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from shim_under_test import running_shim
+from shim_under_test import IDENTITY, running_shim
 
 from boxlite._process import process_start_time, read_pid_file
 from boxlite._vm.shim_command import shim_command
@@ -177,6 +177,7 @@ def test_without_a_box_directory_the_exit_code_still_tells(tmp_path: Path) -> No
         control_fd=3,
         console_fd=4,
         vm_fds=[],
+        identity=IDENTITY,
         detach=False,
         vm_argv=["true"],
     )
@@ -214,6 +215,7 @@ def test_the_command_names_everything_once(tmp_path: Path) -> None:
         control_fd=10,
         console_fd=11,
         vm_fds=[12, 13],
+        identity=IDENTITY,
         detach=True,
         vm_argv=["/bin/qemu", "--", "-m", "256M"],
     )
@@ -221,6 +223,7 @@ def test_the_command_names_everything_once(tmp_path: Path) -> None:
     assert command[:3] == [sys.executable, "-I", "-S"]
     assert command[3].endswith("boxlite/shim/__main__.py")
     assert command[4:] == [
-        *("--box-dir", str(tmp_path), "--control", "10", "--console", "11", "--detach"),
+        *("--box-dir", str(tmp_path), "--control", "10", "--console", "11"),
+        *("--hostname", "box-1", "--machine-id", "ab" * 16, "--detach"),
         *("--close", "12", "--close", "13", "--", "/bin/qemu", "--", "-m", "256M"),
     ]
