@@ -14,6 +14,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #
 #   cli, __main__                           the command line
 #   _runtime                                the owner of a home
+#   _pool                                   boxes before anybody wants them
 #   _box                                    what holds while a box is open
 #   _execution                              a command while it runs
 #   _startup                                stages, race, report

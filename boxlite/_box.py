@@ -67,15 +67,22 @@ class Box:
         timings: The stages of its start and the seconds that each took.
     """
 
-    def __init__(self, start: Startup, body: trio.CancelScope) -> None:
+    def __init__(
+        self,
+        start: Startup,
+        body: trio.CancelScope,
+        *,
+        options: BoxOptions,
+        timings: tuple[tuple[str, float], ...],
+    ) -> None:
         self._start = start
         self._body = body
         self._state = "running"
         self._over = trio.Event()
         self.crash: CrashReport | None = None
         self.id = start.box_id
-        self.options: BoxOptions = start.options
-        self.timings = tuple(start.log.timings)
+        self.options = options
+        self.timings = timings
 
     def __repr__(self) -> str:
         return f"<boxlite.Box {self.id} {self._state}>"
@@ -275,25 +282,18 @@ async def _communicate(
 
 
 @asynccontextmanager
-async def open_box(
+async def started_box(
     box_id: str,
     *,
     options: BoxOptions,
     runtime: RuntimeOptions,
     home: HomeLayout,
     groundwork: Groundwork,
-    listener: Callable[[StageEvent], object] | None,
-) -> AsyncIterator[Box]:
-    """Start a box, run the block, stop the box.
+    listener: Callable[[StageEvent], object] | None = None,
+) -> AsyncIterator[Startup]:
+    """Start a box; when the block has ended, take down what there is of it.
 
-    Which error leaves it, when there are several to choose from:
-
-    1. an exception from the block that is not about the guest's loss is the
-       user's own, and wins; if the VM died too, a note on it says so;
-    2. a VM that died during the block is one :class:`BoxCrashedError`;
-    3. a lost connection to a living guest is a :class:`GuestLostError`.
-
-    A cancellation from outside stays a cancellation.
+    The nursery of the box is open around the block.
     """
     async with AsyncExitStack() as undo, open_nursery_unwrapped() as nursery:
         start = Startup(
@@ -307,32 +307,55 @@ async def open_box(
             log=StageLog(box_id=box_id, listener=listener),
         )
         await run_stages(BOX_START, start, start.log)
-        body = trio.CancelScope()
-        box = Box(start, body)
-        watch_scope = trio.CancelScope()
-
-        async def watch() -> None:
-            with watch_scope:
-                await box._watch()  # noqa: SLF001 - the box's own task
-
-        nursery.start_soon(watch, name="VM watch")
-        lost: BoxliteError | None = None
-        try:
-            with body:
-                yield box
-        except (GuestLostError, BoxCrashedError) as exc:
-            lost = exc
-        except Exception as exc:
-            if box.crash is not None:
-                exc.add_note(f"the box died too: {box.crash.headline}")
-            raise
-        finally:
-            # From here on the VM's end is wanted.
-            watch_scope.cancel()
-            box._close()  # noqa: SLF001
-        if box.crash is not None:
-            raise BoxCrashedError(box.crash) from lost
-        if lost is not None:
-            raise lost
-        await box._ask_to_stop()  # noqa: SLF001
+        yield start
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def used_box(
+    start: Startup, *, options: BoxOptions, timings: tuple[tuple[str, float], ...]
+) -> AsyncIterator[Box]:
+    """Run the block with a started box, and have the guest power off afterwards.
+
+    Which error leaves it, when there are several to choose from:
+
+    1. an exception from the block that is not about the guest's loss is the
+       user's own, and wins; if the VM died too, a note on it says so;
+    2. a VM that died during the block is one :class:`BoxCrashedError`;
+    3. a lost connection to a living guest is a :class:`GuestLostError`.
+
+    A cancellation from outside stays a cancellation.
+
+    Args:
+        start: The box; its nursery may belong to another task.
+        options: What this user asked for.
+        timings: What the start took, for this user.
+    """
+    body = trio.CancelScope()
+    box = Box(start, body, options=options, timings=timings)
+    watch_scope = trio.CancelScope()
+
+    async def watch() -> None:
+        with watch_scope:
+            await box._watch()  # noqa: SLF001 - the box's own task
+
+    start.nursery.start_soon(watch, name="VM watch")
+    lost: BoxliteError | None = None
+    try:
+        with body:
+            yield box
+    except (GuestLostError, BoxCrashedError) as exc:
+        lost = exc
+    except Exception as exc:
+        if box.crash is not None:
+            exc.add_note(f"the box died too: {box.crash.headline}")
+        raise
+    finally:
+        # From here on the VM's end is wanted.
+        watch_scope.cancel()
+        box._close()  # noqa: SLF001
+    if box.crash is not None:
+        raise BoxCrashedError(box.crash) from lost
+    if lost is not None:
+        raise lost
+    await box._ask_to_stop()  # noqa: SLF001

@@ -29,6 +29,8 @@ BUILTIN_IMAGE: Final = "builtin"
 #: unpack it; a test boots a box with the least that is allowed.
 MEMORY_MIB_MIN: Final = 160
 MEMORY_MIB_MAX: Final = 65_536
+#: Each warm box holds memory all the time.
+WARM_MAX: Final = 64
 READY_TIMEOUT_DEFAULT: Final = 30.0
 READY_TIMEOUT_VARIABLE: Final = "BOXLITE_READY_TIMEOUT"
 
@@ -141,6 +143,8 @@ class RuntimeOptions:
             Debian's package, downloaded and unpacked into the home.
         templates: Start boxes from a saved machine that waits, made when a box of
             that shape is first wanted; False boots every box. Default True.
+        warm: Boxes with default options that are kept ready, so that opening one
+            takes no start: 0 to 64. Default 0.
 
     Raises:
         InvalidOptionError: A value is not allowed.
@@ -153,6 +157,7 @@ class RuntimeOptions:
     qemu: Path | None = attrs.field(default=None, converter=_to_path, validator=_usable_path)
     kernel: Path | None = attrs.field(default=None, converter=_to_path, validator=_usable_path)
     templates: bool = attrs.field(default=True, validator=_truth)
+    warm: int = attrs.field(default=0, validator=_whole_number(0, WARM_MAX, ""))
 
 
 @attrs.frozen(kw_only=True)
@@ -198,6 +203,7 @@ class RuntimeFields(TypedDict, total=False):
     qemu: str | os.PathLike[str] | None
     kernel: str | os.PathLike[str] | None
     templates: bool
+    warm: int
 
 
 class BoxFields(TypedDict, total=False):

@@ -12,19 +12,27 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 import trio
 
-from ._box import Box, open_box
+from ._box import started_box, used_box
 from ._errors import HostError, RuntimeInUseError, StateError
 from ._layout import BoxLayout, HomeLayout
 from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
+from ._pool import Pool
 from ._preflight import prepare_home
 from ._process import read_pid_file
+from ._scopes import open_nursery_unwrapped
 from ._startup.groundwork import Groundwork
+from ._startup.pipeline import StageLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from ._box import Box
     from ._startup.pipeline import StageEvent
+    from ._startup.stages import Startup
+
+    _Timings = tuple[tuple[str, float], ...]
 
 #: 36 ** 12 ids: two of them never meet, and they are valid host names.
 _ID_ALPHABET: Final = string.digits + string.ascii_lowercase
@@ -48,6 +56,8 @@ class Runtime:
         self.home = HomeLayout(options.home)
         self._open: set[trio.CancelScope] = set()
         self._groundwork = Groundwork(self.home, options)
+        warm = BoxOptions()
+        self._pool = Pool(size=options.warm, start_box=lambda: self._new_box(warm), options=warm)
         self._closed = False
         self._all_closed = trio.Event()
 
@@ -93,26 +103,53 @@ class Runtime:
         wanted = options_from(BoxOptions, options, changes)
         if self._closed:
             raise StateError("open a box", required="an open runtime", actual="closed")
-        box_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
         scope = trio.CancelScope()
         self._open.add(scope)
         try:
             with scope:
-                async with open_box(
-                    box_id,
-                    options=wanted,
-                    runtime=self.options,
-                    home=self.home,
-                    groundwork=self._groundwork,
-                    listener=on_stage,
-                ) as box:
-                    yield box
+                async with self._started(wanted, on_stage) as (start, timings):
+                    async with used_box(start, options=wanted, timings=timings) as box:
+                        yield box
         finally:
             self._forget(scope)
         if scope.cancelled_caught:
-            raise StateError(
-                f"go on with box {box_id}", required="an open runtime", actual="closed"
-            )
+            raise StateError("go on with a box", required="an open runtime", actual="closed")
+
+    @property
+    def warm_boxes(self) -> int:
+        """How many boxes are ready and wait for somebody to open them."""
+        return len(self._pool)
+
+    async def wait_warm(self) -> None:
+        """Return when as many boxes as ``RuntimeOptions.warm`` says are ready."""
+        await self._pool.wait_full()
+
+    @asynccontextmanager
+    async def _started(
+        self, wanted: BoxOptions, listener: Callable[[StageEvent], object] | None
+    ) -> AsyncIterator[tuple[Startup, _Timings]]:
+        """Give a box of the pool, or a new one, with what this took."""
+        if (warm := self._pool.take(wanted)) is None:
+            async with self._new_box(wanted, listener) as start:
+                yield start, tuple(start.log.timings)
+            return
+        async with warm.use() as start:
+            log = StageLog(box_id=start.box_id, listener=listener)
+            with log.stage("handover"):
+                await trio.lowlevel.checkpoint()
+            yield start, tuple(log.timings)
+
+    def _new_box(
+        self, options: BoxOptions, listener: Callable[[StageEvent], object] | None = None
+    ) -> AbstractAsyncContextManager[Startup]:
+        return started_box(
+            "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH)),
+            options=options,
+            runtime=self.options,
+            home=self.home,
+            groundwork=self._groundwork,
+            listener=listener,
+        )
 
     def _forget(self, scope: trio.CancelScope) -> None:
         self._open.discard(scope)
@@ -154,10 +191,13 @@ async def open_runtime(
     with _locked(runtime.home):
         _tidy(runtime.home)
         await trio.lowlevel.checkpoint()
-        try:
-            yield runtime
-        finally:
-            await runtime._close()  # noqa: SLF001 - the other half of this function
+        async with open_nursery_unwrapped() as nursery:
+            nursery.start_soon(runtime._pool.run, name="warm boxes")  # noqa: SLF001
+            try:
+                yield runtime
+            finally:
+                await runtime._close()  # noqa: SLF001 - the other half of this function
+                nursery.cancel_scope.cancel()
 
 
 @contextmanager

@@ -97,8 +97,9 @@ def processes_of(home: HomeLayout) -> Iterator[int]:
 class Stage:
     """A Trio loop in a thread, with a runtime in it and, once asked for, a box."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, templates: bool) -> None:
         self.home = HomeLayout(home)
+        self._options: Any = {"home": home, "templates": templates}
         self.runtime: boxlite.Runtime
         self._shared: boxlite.Box | None = None
         self._started = threading.Event()
@@ -120,7 +121,7 @@ class Stage:
     async def _serve(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._done = trio.Event()
-        async with boxlite.open_runtime(home=self.home.root) as self.runtime:
+        async with boxlite.open_runtime(**self._options) as self.runtime:
             async with trio.open_nursery() as self._nursery:
                 self._started.set()
                 await self._done.wait()
@@ -174,10 +175,12 @@ class Stage:
         return self.play(shared)
 
 
-@pytest.fixture(scope="session")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """The session's loop, runtime and shared box."""
-    stage = Stage(tmp_path_factory.mktemp("home"))
+@pytest.fixture(scope="session", params=[True, False], ids=["template", "boot"])
+def stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    """The session's loop, runtime and shared box: once with templates, once without."""
+    stage = Stage(tmp_path_factory.mktemp("home"), templates=request.param)
     yield stage
     stage.close()
 

@@ -55,7 +55,7 @@ async def killing(
     async with trio.open_nursery() as nursery:
 
         def on_stage(event: boxlite.StageEvent) -> None:
-            if (event.stage, event.what) == ("guest_connect", "began"):
+            if (event.stage, event.what) == ("guest_ready", "began"):
                 pid_file = pick(runtime.home.box(event.box_id))
                 nursery.start_soon(kill_when_there, pid_file, number)
 
@@ -76,7 +76,7 @@ def test_qemu_killed_during_the_start(in_runtime: InRuntime, number: signal.Sign
         assert report.headline.endswith(f"the VM was ended by {number.name}")
         assert report.exit_code == 128 + number
         assert "qemu-system-x86_64" in dict(report.evidence)["command line"]
-        assert "guest_connect" in dict(report.evidence)["stage"]
+        assert "guest_ready" in dict(report.evidence)["stage"]
         forget(caught.value)
 
     in_runtime(scenario)

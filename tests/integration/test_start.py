@@ -92,7 +92,7 @@ def test_a_listener_that_fails_fails_the_start(in_runtime: InRuntime) -> None:
 
     async def scenario(runtime: boxlite.Runtime) -> None:
         def on_stage(event: boxlite.StageEvent) -> None:
-            if event.stage == "guest_connect":
+            if event.stage == "guest_ready":
                 raise KeyError("mine")
 
         with pytest.raises(KeyError, match="mine"):

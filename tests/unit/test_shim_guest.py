@@ -27,7 +27,14 @@ async def test_a_guest_that_answers_is_announced(tmp_path: Path) -> None:
             before = time.time_ns()
             hello = await shim.greet()
 
-            assert hello.keys() == {"type", "nonce", "unix_time_ns", "entropy"}
+            assert hello.keys() == {
+                "type",
+                "nonce",
+                "unix_time_ns",
+                "entropy",
+                "hostname",
+                "machine_id",
+            }
             assert hello["type"] == "hello"
             assert hello["nonce"] == NONCE
             assert before <= hello["unix_time_ns"] <= time.time_ns()
