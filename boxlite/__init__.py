@@ -63,6 +63,7 @@ from ._report import CrashKind as CrashKind, CrashReport as CrashReport
 from ._result import ExecResult as ExecResult
 from ._runtime import Runtime as Runtime, open_runtime as open_runtime
 from ._startup.pipeline import StageEvent as StageEvent
+from ._vm.template import TemplateInfo as TemplateInfo
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ block ends them all.
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -27,20 +27,16 @@ from ._execution import Capture, Execution
 from ._options import check_seconds
 from ._scopes import open_nursery_unwrapped
 from ._startup.crash import crash_report
-from ._startup.pipeline import StageLog, run_stages
-from ._startup.stages import BOX_START, Startup
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from ._layout import HomeLayout
-    from ._options import BoxOptions, RuntimeOptions
+    from ._options import BoxOptions
     from ._report import CrashReport
     from ._result import ExecResult
     from ._rpc.convert import GuestInfo
-    from ._startup.groundwork import Groundwork
-    from ._startup.pipeline import StageEvent
+    from ._startup.startup import Startup
 
 #: What run() keeps of each stream unless it is told otherwise.
 MAX_OUTPUT_DEFAULT: Final = 16 << 20
@@ -279,36 +275,6 @@ async def _communicate(
         nursery.start_soon(captures[0].drain, execution.stdout)
         nursery.start_soon(captures[1].drain, execution.stderr)
     await execution.wait()
-
-
-@asynccontextmanager
-async def started_box(
-    box_id: str,
-    *,
-    options: BoxOptions,
-    runtime: RuntimeOptions,
-    home: HomeLayout,
-    groundwork: Groundwork,
-    listener: Callable[[StageEvent], object] | None = None,
-) -> AsyncIterator[Startup]:
-    """Start a box; when the block has ended, take down what there is of it.
-
-    The nursery of the box is open around the block.
-    """
-    async with AsyncExitStack() as undo, open_nursery_unwrapped() as nursery:
-        start = Startup(
-            box_id=box_id,
-            options=options,
-            runtime=runtime,
-            home=home,
-            groundwork=groundwork,
-            nursery=nursery,
-            undo=undo,
-            log=StageLog(box_id=box_id, listener=listener),
-        )
-        await run_stages(BOX_START, start, start.log)
-        yield start
-        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

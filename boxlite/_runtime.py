@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 import trio
 
-from ._box import started_box, used_box
+from ._box import used_box
 from ._errors import HostError, RuntimeInUseError, StateError
 from ._layout import BoxLayout, HomeLayout
 from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
@@ -21,7 +21,10 @@ from ._preflight import prepare_home
 from ._process import read_pid_file
 from ._scopes import open_nursery_unwrapped
 from ._startup.groundwork import Groundwork
-from ._startup.pipeline import StageLog
+from ._startup.pipeline import StageLog, run_stages
+from ._startup.stages import BOX_START, TEMPLATE_PREPARATION
+from ._startup.startup import open_startup
+from ._vm.template import list_templates, remove_template
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 
     from ._box import Box
     from ._startup.pipeline import StageEvent
-    from ._startup.stages import Startup
+    from ._startup.startup import Startup
+    from ._vm.template import TemplateInfo
 
     _Timings = tuple[tuple[str, float], ...]
 
@@ -139,10 +143,18 @@ class Runtime:
                 await trio.lowlevel.checkpoint()
             yield start, tuple(log.timings)
 
-    def _new_box(
+    @asynccontextmanager
+    async def _new_box(
         self, options: BoxOptions, listener: Callable[[StageEvent], object] | None = None
+    ) -> AsyncIterator[Startup]:
+        async with self._startup(options, listener) as start:
+            await run_stages(BOX_START, start, start.log)
+            yield start
+
+    def _startup(
+        self, options: BoxOptions, listener: Callable[[StageEvent], object] | None
     ) -> AbstractAsyncContextManager[Startup]:
-        return started_box(
+        return open_startup(
             "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH)),
             options=options,
             runtime=self.options,
@@ -150,6 +162,58 @@ class Runtime:
             groundwork=self._groundwork,
             listener=listener,
         )
+
+    async def prepare_template(
+        self,
+        options: BoxOptions | None = None,
+        *,
+        on_stage: Callable[[StageEvent], object] | None = None,
+        **changes: Unpack[BoxFields],
+    ) -> TemplateInfo:
+        """Have the template of such a box ready: the one that is there, or one made now.
+
+        Opening a box does the same when it has to. Cancelling it leaves no
+        template, whole or half, and nothing else.
+
+        Args:
+            options: What a box of the template is to be: its CPUs and memory count.
+            on_stage: Called synchronously with every event.
+            changes: Fields of :class:`BoxOptions`.
+
+        Raises:
+            StateError: The runtime has no templates, or is closed.
+            HostError: This machine lacks something.
+            BoxStartError: The machine that was to become the template failed.
+        """
+        wanted = options_from(BoxOptions, options, changes)
+        if self._closed or not self.options.templates:
+            actual = "closed" if self._closed else "without templates"
+            raise StateError("prepare a template", required="open, with templates", actual=actual)
+        async with self._startup(wanted, on_stage) as start:
+            await run_stages(TEMPLATE_PREPARATION, start, start.log)
+            assert start.template is not None
+            key = start.template.key
+        return next(info for info in await self.templates() if info.key == key)
+
+    async def templates(self) -> list[TemplateInfo]:
+        """Return the home's templates, the one that was used last first."""
+        return await trio.to_thread.run_sync(list_templates, self.home)
+
+    async def remove_template(self, key: str) -> bool:
+        """Remove a template and tell whether there was one. Boxes that came from it go on.
+
+        Args:
+            key: As :meth:`templates` names it.
+
+        Raises:
+            HostError: It cannot be removed.
+        """
+        try:
+            return await trio.to_thread.run_sync(remove_template, self.home, key)
+        except OSError as exc:
+            raise HostError(
+                f"the template {key} cannot be removed: {exc}", fix="Check the rights there."
+            ) from exc
 
     def _forget(self, scope: trio.CancelScope) -> None:
         self._open.discard(scope)

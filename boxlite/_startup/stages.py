@@ -20,11 +20,11 @@ import trio
 from boxlite._errors import BoxStartError, HostError
 from boxlite._report import CrashKind
 from boxlite._sockets import connect_unix
-from boxlite._vm.shim import MachineFiles, Shim, remove_sockets, spawn_shim
+from boxlite._vm.shim import MachineFiles, remove_sockets, spawn_shim
 from boxlite._vm.shim_command import GuestIdentity
 from boxlite._vm.template import TemplateDraft
 
-from .crash import Circumstances, broken_guest_report, crash_report
+from .crash import broken_guest_report, crash_report
 from .machine import Machine
 from .pipeline import Stage, StageLog, Together, run_stages
 from .ready import ReadySocket, UnixTransport, wait_until_ready
@@ -32,72 +32,13 @@ from .ready import ReadySocket, UnixTransport, wait_until_ready
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from boxlite._kit import GuestKit
-    from boxlite._layout import BoxLayout, HomeLayout
-    from boxlite._options import BoxOptions, RuntimeOptions
-    from boxlite._preflight import Preflight
-    from boxlite._rpc.session import GuestSession
     from boxlite._vm.shim import Chardevs
-    from boxlite._vm.template import Template
 
-    from .groundwork import Groundwork
+    from .startup import Startup
 
 _DEATH_SECONDS: Final = 2.0
 # It imports asyncio and trio-asyncio, which change it, so not before a box is started.
 _SESSION_MODULE: Final = "boxlite._rpc.session"
-
-
-@attrs.define(kw_only=True)
-class Startup:
-    """A box on its way up: what it is to be, and what has been made of it so far.
-
-    Args:
-        box_id: The box's id.
-        options: What the box is to be.
-        runtime: What holds for every box of its runtime.
-        home: Where the runtime keeps things.
-        groundwork: What the boxes of the runtime share.
-        nursery: The box's own nursery.
-        undo: Undoes what was made; entered outside the nursery.
-        log: Records the stages.
-        keep_evidence: The box has failed: the files that explain it must stay.
-        nonce: What this start's ready announcement must carry.
-    """
-
-    box_id: str
-    options: BoxOptions
-    runtime: RuntimeOptions
-    home: HomeLayout
-    groundwork: Groundwork
-    nursery: trio.Nursery
-    undo: AsyncExitStack
-    log: StageLog
-    nonce: str = attrs.field(factory=lambda: secrets.token_hex(16))
-
-    host: Preflight = attrs.field(init=False)
-    kit: GuestKit = attrs.field(init=False)
-    machine: Machine = attrs.field(init=False)
-    template: Template | None = attrs.field(default=None, init=False)
-    draft: TemplateDraft | None = attrs.field(default=None, init=False)
-    listener: ReadySocket = attrs.field(init=False)
-    shim: Shim = attrs.field(init=False)
-    keep_evidence: bool = attrs.field(default=False, init=False)
-    session: GuestSession = attrs.field(init=False)
-
-    @property
-    def layout(self) -> BoxLayout:
-        """Where the box's files are."""
-        return self.home.box(self.box_id)
-
-    def circumstances(self) -> Circumstances:
-        """Return what a report should say of the box at this moment."""
-        return Circumstances(
-            box_id=self.box_id,
-            layout=self.layout,
-            argv=self.shim.argv,
-            timings=tuple(self.log.timings),
-            stage=", ".join(self.log.under_way),
-        )
 
 
 async def check_host(start: Startup) -> None:
@@ -277,6 +218,13 @@ BOX_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
     Stage("shim", start_shim),
     Together((Stage("guest_ready", wait_ready), Stage("session_code", load_session_code))),
     Stage("guest_connect", connect_guest),
+)
+
+#: What it takes to have a template, and no box.
+TEMPLATE_PREPARATION: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
+    Stage("preflight", check_host),
+    Stage("guest_kit", make_kit),
+    Stage("template", find_template),
 )
 
 #: How a template starts. Its announcement is that it has been saved.

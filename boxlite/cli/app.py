@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -12,8 +13,9 @@ import trio
 
 import boxlite
 
+from . import templates
 from .demo import demo
-from .doctor import doctor, prepare
+from .doctor import doctor
 from .run import run
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 #: What container tools exit with when they, and not the command, failed.
 EXIT_BOXLITE = 125
 EXIT_INTERRUPTED = 130
+
+
+_MACHINE_CPUS = click.option("--cpus", type=int, help="Virtual CPUs.")
+_MACHINE_MEMORY = click.option("--memory", "memory_mib", type=int, help="Memory in MiB.")
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,13 +73,44 @@ def doctor_command(options: boxlite.RuntimeOptions) -> None:
 @cli.command("prepare")
 @click.pass_obj
 def prepare_command(options: boxlite.RuntimeOptions) -> None:
-    """Get the kernel and build the guest's root file system, so that boxes start at once."""
-    finish(prepare, options)
+    """Get or build all that the first box would have to wait for."""
+    finish(partial(templates.build, box={}), options)
+
+
+@cli.group("templates")
+def templates_group() -> None:
+    """The saved machines that boxes are started from."""
+
+
+@templates_group.command("ls")
+@click.pass_obj
+def templates_ls_command(options: boxlite.RuntimeOptions) -> None:
+    """List the templates of the home, the one that was used last first."""
+    finish(templates.show, options)
+
+
+@templates_group.command("build")
+@_MACHINE_CPUS
+@_MACHINE_MEMORY
+@click.pass_obj
+def templates_build_command(
+    options: boxlite.RuntimeOptions, *, cpus: int | None, memory_mib: int | None
+) -> None:
+    """Make the template for boxes of a shape, unless it is there."""
+    finish(partial(templates.build, box=_machine(cpus, memory_mib)), options)
+
+
+@templates_group.command("rm")
+@click.argument("keys", nargs=-1, required=True, metavar="TEMPLATE...")
+@click.pass_obj
+def templates_rm_command(options: boxlite.RuntimeOptions, keys: tuple[str, ...]) -> None:
+    """Remove templates. Boxes that were started from them go on."""
+    finish(partial(templates.remove, keys=keys), options)
 
 
 @cli.command("run", context_settings={"ignore_unknown_options": True})
-@click.option("--cpus", type=int, help="Virtual CPUs.")
-@click.option("--memory", "memory_mib", type=int, help="Memory in MiB.")
+@_MACHINE_CPUS
+@_MACHINE_MEMORY
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable.")
 @click.option("-w", "--cwd", default="/", show_default=True, help="The directory to run in.")
 @click.option("--timeout", type=float, help="Seconds after which the command is killed.")
@@ -103,17 +140,24 @@ def run_command(
             raise click.UsageError(f"--env {item!r} is not NAME=VALUE")
         variables[name] = value
     with errors_as_text():
-        changes: BoxFields = {"env": variables}
-        if cpus is not None:
-            changes["cpus"] = cpus
-        if memory_mib is not None:
-            changes["memory_mib"] = memory_mib
-        box = boxlite.BoxOptions(**changes)
+        fields = _machine(cpus, memory_mib)
+        fields["env"] = variables
+        box = boxlite.BoxOptions(**fields)
 
     async def main(options: boxlite.RuntimeOptions) -> int:
         return await run(options, box, command, cwd=cwd, timeout=timeout, interactive=interactive)
 
     finish(main, options)
+
+
+def _machine(cpus: int | None, memory_mib: int | None) -> BoxFields:
+    """Return the options that were given, and leave the others to their defaults."""
+    fields: BoxFields = {}
+    if cpus is not None:
+        fields["cpus"] = cpus
+    if memory_mib is not None:
+        fields["memory_mib"] = memory_mib
+    return fields
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 import boxlite
-from boxlite._kit import fetch_kernel, prepare_kit
 from boxlite._layout import HomeLayout
-from boxlite._preflight import Check, preflight, run_checks
+from boxlite._preflight import Check, run_checks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,27 +35,6 @@ async def show_checks(console: Console, options: boxlite.RuntimeOptions) -> bool
     )
     console.print(_checks_table(checks))
     return all(check.ok for check in checks if check.required)
-
-
-async def prepare(options: boxlite.RuntimeOptions) -> int:
-    """Get the kernel and build the guest kit into the home."""
-    console = Console(highlight=False, stderr=True)
-    async with boxlite.open_runtime(options) as runtime:
-        found = await preflight(
-            home=runtime.home,
-            qemu=options.qemu,
-            kernel=options.kernel,
-            accelerator=options.accelerator,
-            memory_mib=boxlite.BoxOptions().memory_mib,
-        )
-        kernel = found.kernel
-        if kernel is None:
-            with console.status("downloading a kernel package"):
-                kernel = await fetch_kernel(runtime.home)
-        with console.status("building the guest's root file system"):
-            kit = await prepare_kit(runtime.home, kernel)
-    console.print(f"kernel {kernel.release}: {kernel.image}\ninitramfs: {kit.initramfs}")
-    return 0
 
 
 def _checks_table(checks: Sequence[Check]) -> Table:

@@ -1,0 +1,80 @@
+"""``boxlite prepare`` and ``boxlite templates``: what boxes start from, before they are wanted."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.table import Table
+
+import boxlite
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from boxlite._options import BoxFields
+
+_NOT_FOUND: Final = 1
+#: What each stage does, for somebody who waits for it.
+_DOING: Final = {
+    "preflight": "looking at this machine",
+    "guest_kit": "building the guest's root file system",
+    "template": "booting a machine and saving it as a template",
+}
+
+
+async def build(options: boxlite.RuntimeOptions, box: BoxFields) -> int:
+    """Have the template of such a box ready, showing what is being done."""
+    console = Console(highlight=False, stderr=True)
+    with console.status("starting") as status:
+
+        def show(event: boxlite.StageEvent) -> None:
+            if event.what == "began":
+                status.update(_DOING.get(event.stage, event.stage))
+
+        async with boxlite.open_runtime(options) as runtime:
+            info = await runtime.prepare_template(on_stage=show, **box)
+    console.print(f"template {info.key}: {_shape(info)}, {_mib(info)}")
+    return 0
+
+
+async def show(options: boxlite.RuntimeOptions) -> int:
+    """Print the home's templates."""
+    async with boxlite.open_runtime(options) as runtime:
+        templates = await runtime.templates()
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for title in ("TEMPLATE", "MACHINE", "DISK", "MADE", "LAST USED"):
+        table.add_column(title, no_wrap=True)
+    for info in templates:
+        table.add_row(
+            info.key, _shape(info), _mib(info), _moment(info.made_at), _moment(info.used_at)
+        )
+    Console(highlight=False).print(table)
+    return 0
+
+
+async def remove(options: boxlite.RuntimeOptions, keys: Sequence[str]) -> int:
+    """Remove templates; the exit code tells whether all of them were there."""
+    console = Console(highlight=False, stderr=True)
+    code = 0
+    async with boxlite.open_runtime(options) as runtime:
+        for key in keys:
+            if not await runtime.remove_template(key):
+                console.print(f"there is no template {key!r}")
+                code = _NOT_FOUND
+    return code
+
+
+def _shape(info: boxlite.TemplateInfo) -> str:
+    machine = info.machine
+    cpus, memory = machine.get("cpus", "?"), machine.get("memory_mib", "?")
+    return f"{memory} MiB, {cpus} CPU, {machine.get('accelerator', '?')}"
+
+
+def _mib(info: boxlite.TemplateInfo) -> str:
+    return f"{info.disk_bytes >> 20} MiB"
+
+
+def _moment(unix_seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_seconds))
