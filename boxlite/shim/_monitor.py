@@ -11,6 +11,7 @@ import json
 import os
 import select
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -75,22 +76,16 @@ class Monitor:
             state_fd: An empty file's descriptor here; closed.
         """
         self._send(_command("qmp_capabilities"), _capabilities("x-ignore-shared", "events"))
-        named = _command("getfd", fdname=_STATE_NAME)
-        try:
-            socket.send_fds(self._socket, [named], [state_fd])
-        except OSError as exc:
-            self._on_failure(f"QEMU's monitor cannot be written: {exc.strerror}")
-            return
-        finally:
-            os.close(state_fd)
+        with suppress(OSError):
+            socket.send_fds(self._socket, [_command("getfd", fdname=_STATE_NAME)], [state_fd])
+        os.close(state_fd)
         self._send(_command("migrate", uri=f"fd:{_STATE_NAME}"))
 
     def _send(self, *commands: bytes) -> None:
-        try:
-            # A few hundred bytes: a socket that was just made takes them at once.
+        # A few hundred bytes, which a socket that was just made takes at once. If it does
+        # not, QEMU has died, and how it died is the better story.
+        with suppress(OSError):
             self._socket.sendall(b"".join(commands))
-        except OSError as exc:
-            self._on_failure(f"QEMU's monitor cannot be written: {exc.strerror}")
 
     def _receive(self, _events: int) -> None:
         try:

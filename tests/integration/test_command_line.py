@@ -122,11 +122,14 @@ def test_doctor_gives_the_fix_for_what_is_missing(home: Path, tmp_path: Path) ->
 
 
 def test_prepare_has_nothing_to_do_the_second_time(home: Path) -> None:
-    """It names what a box will boot."""
+    """It names the template that boxes will start from, and so does the list."""
     done = boxlite(home, ["prepare"])
 
     assert done.returncode == 0
-    assert b"initramfs" in done.stderr
+    words = done.stderr.decode().split()
+    assert words[0] == "template"
+    key = words[1].rstrip(":")
+    assert f" {key} " in boxlite(home, ["templates", "ls"]).stdout.decode()
     assert list((home / "tmp").iterdir()) == []
 
 
@@ -143,3 +146,19 @@ def test_the_example_of_the_readme_runs(
     exec(compile(found[1], "README.md", "exec"), {})
 
     assert capsys.readouterr().out == "0 b'42\\n'\nb'hello\\n'\n"
+
+
+def test_a_template_is_built_listed_and_removed(home: Path) -> None:
+    """Removing what is not there is told, and fails."""
+    built = boxlite(home, ["templates", "build", "--memory", "192"])
+    assert built.returncode == 0
+    assert b"192 MiB, 1 CPU" in built.stderr
+    key = built.stderr.decode().split()[1].rstrip(":")
+    assert f" {key} " in boxlite(home, ["templates", "ls"]).stdout.decode()
+
+    assert boxlite(home, ["templates", "rm", key]).returncode == 0
+
+    assert f" {key} " not in boxlite(home, ["templates", "ls"]).stdout.decode()
+    again = boxlite(home, ["templates", "rm", key])
+    assert again.returncode == 1
+    assert key.encode() in again.stderr

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, strategies as st
 
 from boxlite._wire import CONTROL_LINE_BYTES, ENTROPY_BYTES
-from boxlite.shim._handshake import GUEST_BYTES, Action, Announce, Handshake, Note, Send
+from boxlite.shim._handshake import (
+    GUEST_BYTES,
+    Action,
+    Announce,
+    Handshake,
+    Mode,
+    Note,
+    Save,
+    Send,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,6 +75,37 @@ def test_a_guest_that_is_quicker_than_the_nonce_is_greeted_late() -> None:
     assert shake.receive(WAITING) == []
     assert shake.begin(NONCE) == [HELLO]
     assert shake.receive(READY) == [Announce(NONCE)]
+
+
+def test_a_restored_guest_is_greeted_at_once() -> None:
+    """It said that it waits before it was saved, and does not say so again."""
+    shake = Handshake(mode=Mode.RESTORE, clock=lambda: 42, entropy=lambda size: b"\xab" * size)
+
+    assert shake.begin(NONCE) == [HELLO]
+    assert shake.receive(READY) == [Announce(NONCE)]
+    assert shake.ready
+
+
+def test_a_guest_that_becomes_a_template_is_never_greeted() -> None:
+    """It is saved as soon as it waits, and whatever it says then is not believed."""
+    shake = Handshake(mode=Mode.SAVE)
+    assert shake.begin(NONCE) == []
+
+    assert shake.receive(WAITING) == [Save()]
+    (note,) = shake.receive(READY.replace(NONCE.encode(), b"0" * 32))
+    assert isinstance(note, Note)
+    assert not shake.ready
+
+
+def test_the_greeting_carries_the_identity() -> None:
+    """What the guest is told it is comes beside time and entropy."""
+    shake = Handshake(identity={"hostname": "box-1", "machine_id": "ab" * 16})
+    shake.begin(NONCE)
+    (greeting,) = shake.receive(WAITING)
+
+    assert isinstance(greeting, Send)
+    message = json.loads(greeting.line)
+    assert (message["hostname"], message["machine_id"]) == ("box-1", "ab" * 16)
 
 
 def test_ready_before_waiting_is_not_believed() -> None:
