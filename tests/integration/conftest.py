@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import pytest
 import trio
+import trio.testing
 
 import boxlite
 from boxlite._layout import HomeLayout
@@ -94,6 +95,19 @@ def processes_of(home: HomeLayout) -> Iterator[int]:
             yield int(entry.name)
 
 
+def forget(error: boxlite.BoxStartError | boxlite.BoxCrashedError) -> None:
+    """Check that the files that the report names explain the failure, and remove them."""
+    files = dict(error.report.files)
+    directory = files["console"].parent
+    assert {path.name for path in directory.iterdir()} <= {
+        "exit",
+        "shim.stderr",
+        "console.log",
+        "console.log.old",
+    }
+    shutil.rmtree(directory)
+
+
 class Stage:
     """A Trio loop in a thread, with a runtime in it and, once asked for, a box."""
 
@@ -149,6 +163,8 @@ class Stage:
         async def counted() -> T:
             # The first use of the guest session imports modules that open descriptors.
             await self._shared_box()
+            # Its tasks have what they hold while they wait.
+            await trio.testing.wait_all_tasks_blocked()
             before = Census.take(self.home)
             result = await scenario(self.runtime)
             assert Census.take(self.home) == before

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+# What these start is their own; of the session they take the kernel and the root.
+pytestmark = pytest.mark.parametrize("stage", [True], ids=[""], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="module")
 def home(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of its own, with the session's kernel and root file system."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from conftest import READY_TIMEOUT
+from conftest import READY_TIMEOUT, forget
 
 import boxlite
 from boxlite._process import ExitWatch, read_pid_file
@@ -32,19 +32,6 @@ async def kill_when_there(pid_file: Path, number: signal.Signals) -> None:
         await trio.lowlevel.checkpoint()
     with ExitWatch(process.pid) as watch:
         watch.send_signal(number)
-
-
-def forget(error: boxlite.BoxStartError | boxlite.BoxCrashedError) -> None:
-    """Check that the files that the report names explain the failure, and remove them."""
-    files = dict(error.report.files)
-    directory = files["console"].parent
-    assert {path.name for path in directory.iterdir()} <= {
-        "exit",
-        "shim.stderr",
-        "console.log",
-        "console.log.old",
-    }
-    shutil.rmtree(directory)
 
 
 @asynccontextmanager
