@@ -77,6 +77,6 @@ def proto(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure: arguments go to ``python -m benchmarks``."""
-    _install(session, "dev")
+    """Measure: arguments go to ``python -m benchmarks``, such as ``--base REV``."""
+    _install(session, "dev", "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)

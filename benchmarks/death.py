@@ -27,7 +27,7 @@ from boxlite._startup.ready import ReadySocket, UnixTransport, wait_until_ready
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Series = dict[str, list[float]]
+    from .harness import Series
 
 
 @contextmanager
@@ -80,20 +80,20 @@ async def _race(layout: BoxLayout) -> float:
     return seconds
 
 
-async def race_death(rounds: int | None) -> Series:
+async def race_death(rounds: int) -> Series:
     """Measure the race against the kernel's own latency."""
     series: Series = {"bare pidfd, no Trio (baseline)": [], "shim killed to BoxStartError": []}
     bare, race = series.values()
     with tempfile.TemporaryDirectory() as directory:
         layout = BoxLayout(Path(directory))
         layout.sockets.mkdir()
-        for _ in range(rounds or 200):
+        for _ in range(rounds):
             bare.append(_bare_pidfd())
             race.append(await _race(layout))
     return series
 
 
-async def vm_death(rounds: int | None) -> Series:
+async def vm_death(rounds: int) -> Series:
     """Measure a real VM's death during a command."""
     series: Series = {
         "bare pidfd, no Trio (baseline)": [],
@@ -104,7 +104,7 @@ async def vm_death(rounds: int | None) -> Series:
     }
     bare, *pairs = series.values()
     async with boxlite.open_runtime() as runtime:
-        for _ in range(rounds or 5):
+        for _ in range(rounds):
             bare.append(_bare_pidfd())
             for kill_shim, (cancelled, raised) in enumerate((pairs[:2], pairs[2:])):
                 first, second = await _crash(runtime, kill_shim=bool(kill_shim))

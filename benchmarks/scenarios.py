@@ -1,0 +1,61 @@
+"""All that can be measured."""
+
+from __future__ import annotations
+
+from . import commands, death, memory, starts
+from .harness import Scenario
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            name="starts",
+            what="from open_box() to ready, each way",
+            run=starts.starts,
+            rounds=30,
+        ),
+        Scenario(
+            name="first-command",
+            what="from open_box() to the exit of its first command",
+            run=starts.first_command,
+            rounds=30,
+        ),
+        Scenario(
+            name="stages",
+            what="a template start, stage by stage, and what follows",
+            run=starts.stages,
+            rounds=20,
+        ),
+        Scenario(
+            name="exec",
+            what="round trips in a started box",
+            run=commands.commands,
+            rounds=100,
+        ),
+        Scenario(
+            name="parallel-starts",
+            what="many template starts at once",
+            run=starts.parallel,
+            rounds=3,
+        ),
+        Scenario(
+            name="memory",
+            what="private memory of idle boxes",
+            run=memory.memory,
+            rounds=5,
+            unit="MiB",
+        ),
+        Scenario(
+            name="race-death",
+            what="the race against the kernel's own latency",
+            run=death.race_death,
+            rounds=200,
+        ),
+        Scenario(
+            name="vm-death",
+            what="a real VM's death during a command",
+            run=death.vm_death,
+            rounds=10,
+        ),
+    )
+}
