@@ -9,17 +9,25 @@ import time
 from . import kernel
 
 
-def assume(*, unix_time_ns: int, entropy: bytes, hostname: str, machine_id: str) -> None:
-    """Set the clock, reseed the kernel's generator and then Python's, and take on a name.
+def refresh(*, unix_time_ns: int, entropy: bytes, random_fd: int) -> None:
+    """Set the clock and reseed the kernel's generator.
 
     Args:
         unix_time_ns: Nanoseconds since 1970, UTC.
         entropy: Fresh randomness of the host.
+        random_fd: Of the kernel's generator.
+    """
+    time.clock_settime_ns(time.CLOCK_REALTIME, unix_time_ns)
+    kernel.add_entropy(random_fd, entropy)
+
+
+def take_on(*, hostname: str, machine_id: str) -> None:
+    """Take on a name and an id, and reseed what this process alone has: Python's generator.
+
+    Args:
         hostname: For the kernel and in /etc.
         machine_id: As in machine-id(5).
     """
-    time.clock_settime_ns(time.CLOCK_REALTIME, unix_time_ns)
-    kernel.add_entropy(entropy)
     random.seed()
     socket.sethostname(hostname)
     _write("/etc/hostname", f"{hostname}\n")

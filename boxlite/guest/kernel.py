@@ -56,19 +56,20 @@ def load_module(path: str) -> None:
         os.close(fd)
 
 
-def add_entropy(entropy: bytes) -> None:
+def open_random() -> int:
+    """Return a descriptor for :func:`add_entropy`."""
+    return os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def add_entropy(random_fd: int, entropy: bytes) -> None:
     """Mix randomness into the kernel's pool, credit it, and draw new keys from the pool.
 
     A guest that was restored from a template shares its generator's state with
     every other box of that template until this has run.
     """
     request = struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy
-    fd = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(fd, _RNDADDENTROPY, request)
-        fcntl.ioctl(fd, _RNDRESEEDCRNG)
-    finally:
-        os.close(fd)
+    fcntl.ioctl(random_fd, _RNDADDENTROPY, request)
+    fcntl.ioctl(random_fd, _RNDRESEEDCRNG)
 
 
 def power_off() -> None:

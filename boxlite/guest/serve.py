@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 from typing import Final
 
 from boxlite._wire import AGENT_PORT_NAME, AGENT_PORTS, CONTROL_PORT_NAME
 
-from . import console, identity, ports
+from . import console, identity, kernel, ports
 from .agent import Agent
 from .control import ControlPort
 
@@ -30,15 +31,17 @@ async def serve() -> None:
     gc.collect()
     gc.freeze()
 
+    # From here to "ready" every box does what its template has not done. What can be done
+    # before is, and what can be done after: under emulation, code that runs for the first
+    # time takes a hundred times as long as afterwards.
+    random_fd = kernel.open_random()
     console.log("waiting for the host")
     hello = control.wait_hello()
-    identity.assume(
-        unix_time_ns=hello.unix_time_ns,
-        entropy=hello.entropy,
-        hostname=hello.hostname,
-        machine_id=hello.machine_id,
-    )
-    control.watch(agent.poller, agent.shutdown.stop)
+    identity.refresh(unix_time_ns=hello.unix_time_ns, entropy=hello.entropy, random_fd=random_fd)
+    # The host connects while the rest is done: no call is answered before the loop goes on.
     control.send_ready(hello.nonce)
+    control.watch(agent.poller, agent.shutdown.stop)
+    os.close(random_fd)
+    identity.take_on(hostname=hello.hostname, machine_id=hello.machine_id)
     console.log(f"ready as {hello.hostname}")
     await agent.run()
