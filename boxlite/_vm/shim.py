@@ -254,9 +254,10 @@ def spawn_shim(
 
 def _shim_environment() -> dict[str, str]:
     # The caller's environment may hold secrets, and QEMU needs nothing of it
-    # but where to find its programs and libraries.
-    kept = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "LC_ALL")
-    return {name: os.environ[name] for name in kept if name in os.environ}
+    # but where to find its programs and libraries. Messages are not translated:
+    # reports are made of them.
+    kept = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR")
+    return {"LC_ALL": "C", **{name: os.environ[name] for name in kept if name in os.environ}}
 
 
 def remove_sockets(layout: BoxLayout) -> None:

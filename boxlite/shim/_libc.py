@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_THP_DISABLE: Final = 41
 _SIGKILL: Final = 9
 #: Nobody can change what they do (signal(7)).
 _FIXED: Final = frozenset({_SIGKILL, 19})
@@ -46,8 +47,21 @@ def kill_at_parents_end() -> None:
     Raises:
         OSError: The kernel refused.
     """
+    if _prctl(_PR_SET_PDEATHSIG, _SIGKILL) != 0:
+        raise OSError("the parent-death signal cannot be set")
+
+
+def use_small_pages() -> None:
+    """Have the kernel give this process no huge pages, if it can. It survives exec.
+
+    QEMU asks for them for the code that it translates, of which a box that does
+    little has 10 MiB: rounding up costs 4 MiB a box and gains it no measurable time.
+    """
+    _prctl(_PR_SET_THP_DISABLE, 1)
+
+
+def _prctl(option: int, value: int) -> int:
     # The program itself has the symbol: every Python on Linux links against a C library.
     itself = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
-    prctl = _ctypes.dlsym(itself, "prctl")
-    if _ctypes.call_function(prctl, (_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)) != 0:
-        raise OSError("the parent-death signal cannot be set")
+    result: int = _ctypes.call_function(_ctypes.dlsym(itself, "prctl"), (option, value, 0, 0, 0))
+    return result

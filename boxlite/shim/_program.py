@@ -45,7 +45,11 @@ class Shim:
         remove(self.box, "vm.pid")
         publish(self.box, "shim.pid", identity(os.getpid()))
         try:
-            self.vm = start_vm(arguments.vm_argv, arguments.vm_fds)
+            self.vm = start_vm(
+                arguments.vm_argv,
+                arguments.vm_fds,
+                small_pages=arguments.restore is not None,
+            )
             publish(self.box, "vm.pid", identity(self.vm.pid))
             return self._watch(arguments, self.box, self.vm)
         except CannotStartError as reason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
-from ._libc import hold_signals, kill_at_parents_end, reset_signals
+from ._libc import hold_signals, kill_at_parents_end, reset_signals, use_small_pages
 
 TYPE_CHECKING = False  # importing typing for it would delay QEMU
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def close_strangers(known: Iterable[int]) -> None:
         os.set_inheritable(fd, False)  # noqa: FBT003 - it takes no keyword
 
 
-def start_vm(argv: Sequence[str], vm_fds: Sequence[int]) -> Vm:
+def start_vm(argv: Sequence[str], vm_fds: Sequence[int], *, small_pages: bool = False) -> Vm:
     """Fork, and execute QEMU in the child.
 
     QEMU gets /dev/null as standard input and output, a pipe as standard error,
@@ -120,6 +120,7 @@ def start_vm(argv: Sequence[str], vm_fds: Sequence[int]) -> Vm:
     Args:
         argv: QEMU's command line.
         vm_fds: The descriptors that it names.
+        small_pages: Give it no huge pages. A guest whose memory is a file has none anyway.
 
     Raises:
         CannotStartError: There could be no new process.
@@ -132,6 +133,8 @@ def start_vm(argv: Sequence[str], vm_fds: Sequence[int]) -> Vm:
     try:
         pid = os.fork()
         if pid == 0:
+            if small_pages:
+                use_small_pages()
             _become_vm(argv, vm_fds, shim, null, vm_stderr, vm_failure)
     except OSError as exc:
         os.close(stderr)
