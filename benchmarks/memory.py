@@ -1,4 +1,4 @@
-"""What an idle box keeps for itself, and how many of them a host holds."""
+"""What an idle box keeps for itself, which says how many of them a host holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 BOXES = 50
 #: What is nobody else's: pages written, or mapped by this process alone, and swapped ones.
 _PRIVATE = ("Private_Clean", "Private_Dirty", "Swap")
-_HOST_BYTES = 8 << 30
 _IDLE_SECONDS = 1.0
 
 
@@ -41,9 +40,8 @@ async def memory(rounds: int) -> Series:
         "one of them after a command": [],
         "the only box of a host": [],
         "template, on disk and in the page cache, shared": [],
-        "boxes that 8 GiB hold, times 1 MiB": [],
     }
-    both, vm, shim, used, only, shared, capacity = series.values()
+    both, vm, shim, used, only, shared = series.values()
     async with boxlite.open_runtime() as runtime:
         for _ in range(rounds):
             async with runtime.open_box(ready_timeout=120) as box:
@@ -61,7 +59,6 @@ async def memory(rounds: int) -> Series:
                 vm.append(first)
                 shim.append(second)
                 both.append(first + second)
-            capacity.append(boxes_in_host(sum(both) / BOXES, shared[0]) << 20)
             async with trio.open_nursery() as nursery:
                 for box in boxes:
                     nursery.start_soon(_ping, box)
@@ -79,8 +76,3 @@ def _of_box(runtime: boxlite.Runtime, box: boxlite.Box) -> tuple[int, int]:
     vm = read_pid_file(BoxLayout(runtime.home.box(box.id).root).vm_pid)
     assert vm is not None
     return _private(vm.pid), _private(box.shim_pid)
-
-
-def boxes_in_host(private: float, shared: float) -> int:
-    """Return how many such boxes 8 GiB of memory hold."""
-    return int((_HOST_BYTES - shared) // private)

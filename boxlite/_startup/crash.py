@@ -41,6 +41,7 @@ class Circumstances:
         argv: The command line of QEMU; empty when it was not made yet.
         timings: Finished stages of the start and the seconds that each took.
         stage: The stage that was under way, or empty while the box runs.
+        template: The template that the VM was restored from; empty if it booted.
     """
 
     box_id: str
@@ -48,6 +49,7 @@ class Circumstances:
     argv: Sequence[str] = ()
     timings: Sequence[tuple[str, float]] = ()
     stage: str = ""
+    template: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -89,7 +91,13 @@ def timeout_report(about: Circumstances, *, seconds: float, shim_alive: bool) ->
     """
     console = read_console(about.layout.console_log)
     stderr = read_excerpt(about.layout.shim_stderr)
-    if not console.size:
+    if about.template and not console.agent_seen:
+        cause = "The VM was restored from a template, and its guest has not said a word."
+        likely = (
+            "a slow or busy host, without hardware acceleration: raise ready_timeout",
+            f"a template that does not work: boxlite templates rm {about.template}",
+        )
+    elif not console.size:
         cause = "The VM is running and its kernel has not written one line."
         likely = (
             "the kernel does not fit this VM (a custom kernel without a serial console?)",
@@ -355,6 +363,8 @@ def _compose(
         evidence.append(("console ends", console.tail))
     if said := first_lines(stderr.head, _STDERR_LINES):
         evidence.append(("stderr", said))
+    if about.template:
+        evidence.append(("template", about.template))
     if about.stage:
         evidence.append(("stage", about.stage))
     if about.timings:

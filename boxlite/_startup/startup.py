@@ -82,6 +82,7 @@ class Startup:
             argv=self.shim.argv,
             timings=tuple(self.log.timings),
             stage=", ".join(self.log.under_way),
+            template="" if self.template is None else self.template.key,
         )
 
 

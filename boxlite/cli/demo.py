@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -16,6 +16,7 @@ import boxlite
 from boxlite._process import ExitWatch, read_pid_file
 
 from .doctor import show_checks
+from .progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,22 +70,19 @@ async def demo(options: boxlite.RuntimeOptions) -> int:
 async def _box(
     runtime: boxlite.Runtime, console: Console, timings: _Timings
 ) -> AsyncIterator[boxlite.Box]:
-    with console.status("starting a box") as status:
-
-        def show(event: boxlite.StageEvent) -> None:
-            if event.what == "began":
-                status.update(f"starting box {event.box_id}: {event.stage}")
-
-        async with runtime.open_box(on_stage=show, ready_timeout=120) as box:
-            status.stop()
-            timings.append((box.id, box.timings))
-            info = await box.info()
-            total = sum(seconds for _, seconds in box.timings)
-            console.print(
-                f"\n[bold]Box {box.id}[/bold] is ready after {total:.2f} s:"
-                f" Linux {info.kernel_release}, {info.memory_total_kib // 1024} MiB"
+    async with AsyncExitStack() as stack:
+        with progress(console) as on_stage:
+            box = await stack.enter_async_context(
+                runtime.open_box(on_stage=on_stage, ready_timeout=120)
             )
-            yield box
+        timings.append((box.id, box.timings))
+        info = await box.info()
+        total = sum(seconds for _, seconds in box.timings)
+        console.print(
+            f"\n[bold]Box {box.id}[/bold] is ready after {total:.2f} s:"
+            f" Linux {info.kernel_release}, {info.memory_total_kib // 1024} MiB"
+        )
+        yield box
 
 
 async def _show_streaming(console: Console, box: boxlite.Box) -> None:

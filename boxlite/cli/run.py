@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
 import trio
+from rich.console import Console
 
 import boxlite
 from boxlite._scopes import open_nursery_unwrapped
+
+from .progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,10 +32,10 @@ async def run(
     interactive: bool,
 ) -> int:
     """Run a command, with its streams joined to ours, and return its exit code."""
-    async with (
-        boxlite.open_runtime(runtime_options) as runtime,
-        runtime.open_box(box_options) as box,
-    ):
+    async with AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(boxlite.open_runtime(runtime_options))
+        with progress(Console(stderr=True)) as on_stage:
+            box = await stack.enter_async_context(runtime.open_box(box_options, on_stage=on_stage))
         with trio.move_on_after(timeout if timeout is not None else float("inf")) as scope:
             async with box.exec(command, cwd=cwd) as execution:
                 async with open_nursery_unwrapped() as feeding:

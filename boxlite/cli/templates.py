@@ -10,31 +10,22 @@ from rich.table import Table
 
 import boxlite
 
+from .progress import progress
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from boxlite._options import BoxFields
 
 _NOT_FOUND: Final = 1
-#: What each stage does, for somebody who waits for it.
-_DOING: Final = {
-    "preflight": "looking at this machine",
-    "guest_kit": "building the guest's root file system",
-    "template": "booting a machine and saving it as a template",
-}
 
 
 async def build(options: boxlite.RuntimeOptions, box: BoxFields) -> int:
     """Have the template of such a box ready, showing what is being done."""
     console = Console(highlight=False, stderr=True)
-    with console.status("starting") as status:
-
-        def show(event: boxlite.StageEvent) -> None:
-            if event.what == "began":
-                status.update(_DOING.get(event.stage, event.stage))
-
+    with progress(console) as on_stage:
         async with boxlite.open_runtime(options) as runtime:
-            info = await runtime.prepare_template(on_stage=show, **box)
+            info = await runtime.prepare_template(on_stage=on_stage, **box)
     console.print(f"template {info.key}: {_shape(info)}, {_mib(info)}")
     return 0
 
