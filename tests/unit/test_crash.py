@@ -237,6 +237,46 @@ def test_a_timeout_tells_what_was_seen(layout: BoxLayout, console: bytes, words:
     assert evidence["stages done"] == "layout 0.250 s"
 
 
+@pytest.mark.parametrize(
+    ("console", "words"),
+    [
+        (b"", "restored from a template, and its guest has not said a word"),
+        (b"[guest] T+1ms: hello\n", "has not said that it is ready"),
+    ],
+)
+def test_a_timeout_of_a_restored_machine_blames_no_kernel(
+    layout: BoxLayout, console: bytes, words: str
+) -> None:
+    """It has booted long ago; the template is named, and how to be rid of it."""
+    layout.console_log.write_bytes(console)
+    about = Circumstances(box_id="b0x", layout=layout, template="0123456789abcdef")
+    found = timeout_report(about, seconds=30, shim_alive=True)
+
+    assert words in found.cause
+    assert dict(found.evidence)["template"] == "0123456789abcdef"
+    if not console:
+        assert any("templates rm 0123456789abcdef" in cause for cause in found.likely_causes)
+
+
+def test_a_template_that_cannot_be_loaded_is_told_as_such(layout: BoxLayout) -> None:
+    """QEMU's words are in it, and that the next start makes a new one."""
+    layout.exit.write_text(
+        json.dumps(
+            {
+                "type": "error",
+                "exit_code": 1,
+                "error_kind": "template",
+                "message": "qemu-system-x86_64: load of migration failed: Invalid argument",
+            }
+        )
+    )
+    found = report(layout, exit_code=1)
+
+    assert found.kind is CrashKind.TEMPLATE
+    assert "load of migration failed" in found.cause
+    assert "the next start makes a new one" in found.likely_causes[0]
+
+
 def test_a_guest_that_fails_its_first_call_is_told_with_its_error(layout: BoxLayout) -> None:
     """It lives, so there is no exit to tell of."""
     layout.console_log.write_bytes(b"[guest] T+1ms: hello\n")
