@@ -204,19 +204,23 @@ def _tell_signal(name: str) -> _Story:
             "QEMU executed an instruction that this CPU does not have (SIGILL).",
             ("a QEMU built for another CPU",),
         ),
-    }
-    memory = (
-        f"QEMU made an invalid memory access ({name}).",
-        (
-            "a defect in QEMU, possibly provoked by the guest: treat the guest's code as hostile",
-            "a damaged installation of QEMU or its libraries",
+        "SIGSEGV": (
+            "QEMU made an invalid memory access (SIGSEGV).",
+            (
+                "a defect in QEMU, perhaps provoked: treat the guest's code as hostile",
+                "a damaged installation of QEMU or its libraries",
+            ),
         ),
-    )
+        "SIGBUS": (
+            "QEMU could not have a page of the guest's memory, which is a file (SIGBUS).",
+            (
+                "the file system of the home is full",
+                "the file of the template was cut short while the VM ran",
+            ),
+        ),
+    }
     cause, likely = causes.get(
-        name,
-        memory
-        if name in {"SIGSEGV", "SIGBUS"}
-        else (f"QEMU was ended by {name}.", ("somebody or some supervisor signalled the process",)),
+        name, (f"QEMU was ended by {name}.", ("somebody or some supervisor signalled the process",))
     )
     return _Story(
         kind=CrashKind.SIGNAL,

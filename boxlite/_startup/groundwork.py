@@ -72,7 +72,7 @@ class Groundwork:
             HostError: The kernel cannot be downloaded, or the root not be built.
         """
         async with self._lock("kit"):
-            if self._kit is None:
+            if self._kit is None or not self._kit.initramfs.exists():
                 kernel = host.kernel or await fetch_kernel(self._home)
                 self._kit = await prepare_kit(self._home, kernel)
             return self._kit
@@ -114,7 +114,11 @@ class Groundwork:
             return found
 
     def discard_template(self, key: str) -> None:
-        """Remove a template that did not work; the next box makes a new one."""
+        """Remove a template that did not work; the next box makes a new one.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
         remove_template(self._home, key)
 
     def _lock(self, what: object) -> trio.Lock:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import secrets
 import shutil
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -170,7 +170,9 @@ async def wait_ready(start: Startup) -> None:
     except BoxStartError as exc:
         start.keep_evidence = True
         if exc.report.kind is CrashKind.TEMPLATE and start.template is not None:
-            start.groundwork.discard_template(start.template.key)
+            # What cannot be removed fails again, with the same story.
+            with suppress(OSError):
+                start.groundwork.discard_template(start.template.key)
         raise
     start.listener.close()
 

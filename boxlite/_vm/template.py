@@ -6,6 +6,9 @@ not believed. The directory is made elsewhere and moved here whole.
 
 Its name is a key: a hash of everything that shapes the machine. So a template
 never fits by chance, and one that fits nothing any more is only old.
+
+Boxes of one template have the addresses of their kernel and of their agent in
+common, which were chosen when it booted; what a command gets is chosen anew.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -106,12 +109,17 @@ class TemplateDraft:
     """
 
     def __init__(self, home: HomeLayout, *, memory_mib: int) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="template-", dir=home.tmp))
         self._home = home
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self.memory_fd = os.open(self._directory / MEMORY_FILE, flags, 0o600)
-        self.state_fd = os.open(self._directory / STATE_FILE, flags, 0o600)
-        os.truncate(self.memory_fd, memory_mib << 20)
+        with ExitStack() as undo:
+            self._directory = Path(tempfile.mkdtemp(prefix="template-", dir=home.tmp))
+            undo.callback(shutil.rmtree, self._directory, ignore_errors=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self.memory_fd = os.open(self._directory / MEMORY_FILE, flags, 0o600)
+            undo.callback(os.close, self.memory_fd)
+            self.state_fd = os.open(self._directory / STATE_FILE, flags, 0o600)
+            undo.callback(os.close, self.state_fd)
+            os.truncate(self.memory_fd, memory_mib << 20)
+            self._undo = undo.pop_all()
 
     def publish(self, machine: Mapping[str, str]) -> None:
         """Make it a template of the home; blocks until it is on the disk.
@@ -138,9 +146,7 @@ class TemplateDraft:
 
     def close(self) -> None:
         """Close the files, and remove them unless they were published."""
-        os.close(self.memory_fd)
-        os.close(self.state_fd)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._undo.close()
 
 
 def open_template(home: HomeLayout, machine: Mapping[str, str]) -> Template | None:

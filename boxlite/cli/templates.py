@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from boxlite._options import BoxFields
 
 _NOT_FOUND: Final = 1
+_UNCUT_COLUMNS: Final = 200
 
 
 async def build(options: boxlite.RuntimeOptions, box: BoxFields) -> int:
@@ -34,14 +35,16 @@ async def show(options: boxlite.RuntimeOptions) -> int:
     """Print the home's templates."""
     async with boxlite.open_runtime(options) as runtime:
         templates = await runtime.templates()
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for title in ("TEMPLATE", "MACHINE", "DISK", "MADE", "LAST USED"):
         table.add_column(title, no_wrap=True)
     for info in templates:
         table.add_row(
             info.key, _shape(info), _mib(info), _moment(info.made_at), _moment(info.used_at)
         )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    # Cut to 80 columns, a key that a script reads would be no key.
+    console.print(table, width=None if console.is_terminal else _UNCUT_COLUMNS)
     return 0
 
 

@@ -133,7 +133,7 @@ def test_prepare_has_nothing_to_do_the_second_time(home: Path) -> None:
     words = done.stderr.decode().split()
     assert words[0] == "template"
     key = words[1].rstrip(":")
-    assert f" {key} " in boxlite(home, ["templates", "ls"]).stdout.decode()
+    assert f"\n{key} " in boxlite(home, ["templates", "ls"]).stdout.decode()
     assert list((home / "tmp").iterdir()) == []
 
 
@@ -158,11 +158,11 @@ def test_a_template_is_built_listed_and_removed(home: Path) -> None:
     assert built.returncode == 0
     assert b"192 MiB, 1 CPU" in built.stderr
     key = built.stderr.decode().split()[1].rstrip(":")
-    assert f" {key} " in boxlite(home, ["templates", "ls"]).stdout.decode()
+    assert f"\n{key} " in boxlite(home, ["templates", "ls"]).stdout.decode()
 
     assert boxlite(home, ["templates", "rm", key]).returncode == 0
 
-    assert f" {key} " not in boxlite(home, ["templates", "ls"]).stdout.decode()
+    assert key not in boxlite(home, ["templates", "ls"]).stdout.decode()
     again = boxlite(home, ["templates", "rm", key])
     assert again.returncode == 1
     assert key.encode() in again.stderr

@@ -63,7 +63,7 @@ def report(
         ("SIGKILL", "killed from outside"),
         ("SIGABRT", "internal error"),
         ("SIGSEGV", "invalid memory access"),
-        ("SIGBUS", "invalid memory access"),
+        ("SIGBUS", "could not have a page"),
         ("SIGILL", "instruction that this CPU does not have"),
         ("SIGSYS", "seccomp sandbox"),
         ("SIGUSR1", "ended by SIGUSR1"),
