@@ -24,6 +24,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _home                                   making a home directory
 #   _command                                a checked command
 #   _options                                checked options
+#   _program                                a program, run to its end
 #   _sockets, _process, _evidence, _scopes  the system, seen through Trio
 #   _errors                                 every error
 #   _layout, _report, _result               plain data

@@ -1,33 +1,28 @@
 """Where the kit is made, and the programs that make it: both gone when work ends.
 
 What is being made lies in a directory of its own below the home's ``tmp`` and
-leaves it by a rename, whole. A program runs in a session of its own, because
-those used here start others: ``dpkg-deb`` leaves the unpacking to two children
-that would outlive it and go on writing.
+leaves it by a rename, whole.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import trio
-
-from boxlite._scopes import open_nursery_unwrapped
+from boxlite._program import ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from boxlite._layout import HomeLayout
 
-#: A killed program is gone in milliseconds, unless a slow disk holds it in the kernel.
-REAP_SECONDS: Final = 5.0
+#: More than any program that is used here has to say.
+OUTPUT_BYTES: Final = 16 << 20
 
 
 @contextmanager
@@ -62,52 +57,18 @@ async def run_program(
 
     Raises:
         OSError: The program cannot be executed.
-        subprocess.CalledProcessError: It failed; ``stderr`` has its words.
+        subprocess.CalledProcessError: It failed, or wrote more than 16 MiB and was
+            killed; ``stderr`` has its words.
     """
-    process = await trio.lowlevel.open_process(
-        list(argv),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        cwd=cwd,
-        env={**os.environ, "LC_ALL": "C", **(env or {})},
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    stdout, stderr = bytearray(), bytearray()
-    async with process.stdout, process.stderr:
-        try:
-            async with open_nursery_unwrapped() as nursery:
-                nursery.start_soon(_collect, process.stdout, stdout)
-                nursery.start_soon(_collect, process.stderr, stderr)
-            code = await process.wait()
-        except BaseException:
-            await _end(process, process.stderr)
-            raise
-    if code:
-        raise subprocess.CalledProcessError(code, list(argv), bytes(stdout), bytes(stderr))
-    return bytes(stdout)
+    variables = {**os.environ, "LC_ALL": "C", **(env or {})}
+    answer = await ask(argv, max_bytes=OUTPUT_BYTES, cwd=cwd, env=variables)
+    if answer.exit_code != 0:
+        code = -9 if answer.exit_code is None else answer.exit_code
+        raise subprocess.CalledProcessError(code, list(argv), answer.stdout, answer.stderr)
+    return answer.stdout
 
 
 def last_words(error: subprocess.CalledProcessError) -> str:
     """Return the last line that a failed program wrote to standard error, or how it ended."""
     said: list[str] = error.stderr.decode(errors="replace").strip().splitlines()
     return said[-1] if said else str(error)
-
-
-async def _collect(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
-    async for chunk in stream:
-        into += chunk
-
-
-async def _end(process: trio.Process, stderr: trio.abc.ReceiveStream) -> None:
-    # The leader has not been reaped, so its id is still that of the session, even
-    # when the leader itself is dead. Nothing in there has work worth finishing.
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    # Without a shield the workshop would be removed around those still writing in
-    # it. All of them hold standard error: when it ends, the last one is gone.
-    with trio.move_on_after(REAP_SECONDS, shield=True):
-        await _collect(stderr, bytearray())
-        await process.wait()

@@ -19,9 +19,9 @@ import attrs
 import trio
 
 from boxlite._errors import HostError
+from boxlite._program import ask
 
 from . import kvm_probe
-from .ask import ask
 from .kvm_device import DEVICE, NoDevice, examine_device, missing_fix, unusable_fix
 from .memo import recall, remember
 

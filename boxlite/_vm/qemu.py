@@ -12,8 +12,8 @@ import attrs
 import trio
 
 from boxlite._errors import HostError, InvalidOptionError
+from boxlite._program import ask
 
-from .ask import ask
 from .memo import recall, remember
 
 PROGRAM: Final = "qemu-system-x86_64"

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from boxlite._process import wait_ended
-from boxlite._vm.ask import Answer, ask
+from boxlite._program import Answer, ask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
