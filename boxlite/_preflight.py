@@ -27,6 +27,7 @@ from ._host import (
     examine_proc,
 )
 from ._kit.kernel import find_kernel
+from ._layout import HomeLayout
 from ._vm.accel import choose_accelerator
 from ._vm.qemu import find_qemu, qemu_version
 
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ._kit.kernel import Kernel
-    from ._layout import HomeLayout
+    from ._options import RuntimeOptions
     from ._vm.accel import AccelVerdict
     from ._vm.qemu import QemuVersion
 
     _Examine = Callable[["_Examination"], Awaitable["Check | str"]]
 
-__all__ = ["Check", "Preflight", "preflight", "prepare_home", "run_checks"]
+__all__ = ["Check", "Preflight", "Wanted", "preflight", "prepare_home", "run_checks"]
 
 
 @attrs.frozen(kw_only=True)
@@ -80,33 +81,9 @@ class Preflight:
     kernel: Kernel | None
 
 
-@attrs.define(kw_only=True)
-class _Examination:
-    """What is asked for; and what the checks found, for the box to use."""
-
-    home: HomeLayout
-    wanted_qemu: Path | None
-    wanted_kernel: Path | None
-    wanted_accelerator: Literal["auto", "kvm", "tcg"]
-    memory_mib: int
-
-    qemu: Path = attrs.field(init=False)
-    version: QemuVersion = attrs.field(init=False)
-    accelerator: AccelVerdict = attrs.field(init=False)
-    kernel: Kernel | None = attrs.field(init=False)
-
-
-async def run_checks(
-    *,
-    home: HomeLayout,
-    qemu: Path | None = None,
-    kernel: Path | None = None,
-    accelerator: Literal["auto", "kvm", "tcg"] = "auto",
-    memory_mib: int = 256,
-) -> list[Check]:
-    """Look at everything and say what was found: what is missing is data, not an error.
-
-    Makes no home and fetches nothing. It may be cancelled at any time.
+@attrs.frozen(kw_only=True)
+class Wanted:
+    """What the machine is to be looked at for.
 
     Args:
         home: The home that is to be used. It need not exist.
@@ -115,13 +92,43 @@ async def run_checks(
         accelerator: What is asked for: see :class:`~boxlite.RuntimeOptions`.
         memory_mib: The memory that a box is to have, in MiB.
     """
-    examination = _Examination(
-        home=home,
-        wanted_qemu=qemu,
-        wanted_kernel=kernel,
-        wanted_accelerator=accelerator,
-        memory_mib=memory_mib,
-    )
+
+    home: HomeLayout
+    qemu: Path | None = None
+    kernel: Path | None = None
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    memory_mib: int = 256
+
+    @classmethod
+    def by(cls, options: RuntimeOptions, *, memory_mib: int) -> Wanted:
+        """Return what a runtime with these options wants for a box."""
+        return cls(
+            home=HomeLayout(options.home),
+            qemu=options.qemu,
+            kernel=options.kernel,
+            accelerator=options.accelerator,
+            memory_mib=memory_mib,
+        )
+
+
+@attrs.define
+class _Examination:
+    """What is asked for; and what the checks found, for the box to use."""
+
+    wanted: Wanted
+
+    qemu: Path = attrs.field(init=False)
+    version: QemuVersion = attrs.field(init=False)
+    accelerator: AccelVerdict = attrs.field(init=False)
+    kernel: Kernel | None = attrs.field(init=False)
+
+
+async def run_checks(wanted: Wanted) -> list[Check]:
+    """Look at everything and say what was found: what is missing is data, not an error.
+
+    Makes no home and fetches nothing. It may be cancelled at any time.
+    """
+    examination = _Examination(wanted)
     return [await _checked(name, examine, examination) for name, examine in _CHECKS]
 
 
@@ -137,36 +144,16 @@ async def _checked(name: str, examine: _Examine, examination: _Examination) -> C
     return found
 
 
-async def preflight(
-    *,
-    home: HomeLayout,
-    qemu: Path | None = None,
-    kernel: Path | None = None,
-    accelerator: Literal["auto", "kvm", "tcg"] = "auto",
-    memory_mib: int = 256,
-) -> Preflight:
+async def preflight(wanted: Wanted) -> Preflight:
     """Return what a box will run with, or raise what stands in its way.
 
     Makes no home and fetches nothing. It may be cancelled at any time.
-
-    Args:
-        home: As in :func:`run_checks`, like all that follow.
-        qemu: The QEMU program.
-        kernel: The kernel.
-        accelerator: What is asked for.
-        memory_mib: The memory of the box.
 
     Raises:
         HostError: This machine lacks something; says what, and how to get it.
         InvalidOptionError: The home, QEMU or kernel that was given cannot be used.
     """
-    examination = _Examination(
-        home=home,
-        wanted_qemu=qemu,
-        wanted_kernel=kernel,
-        wanted_accelerator=accelerator,
-        memory_mib=memory_mib,
-    )
+    examination = _Examination(wanted)
     for _, examine in _CHECKS:
         await examine(examination)
     return Preflight(
@@ -187,15 +174,15 @@ def _in_thread(examine: Callable[[_Examination], str]) -> _Examine:
 
 
 async def _examine_qemu(examination: _Examination) -> str:
-    qemu = await trio.to_thread.run_sync(find_qemu, examination.wanted_qemu)
-    version = await qemu_version(qemu, cache_dir=examination.home.root)
+    qemu = await trio.to_thread.run_sync(find_qemu, examination.wanted.qemu)
+    version = await qemu_version(qemu, cache_dir=examination.wanted.home.root)
     examination.qemu, examination.version = qemu, version
     return f"{qemu}, version {version}"
 
 
 async def _examine_accelerator(examination: _Examination) -> Check:
-    wanted = examination.wanted_accelerator
-    verdict = await choose_accelerator(wanted, cache_dir=examination.home.root)
+    wanted = examination.wanted.accelerator
+    verdict = await choose_accelerator(wanted, cache_dir=examination.wanted.home.root)
     examination.accelerator = verdict
     # Without KVM a box is slow, not impossible: worth a note, and no more.
     return Check(
@@ -208,7 +195,7 @@ async def _examine_accelerator(examination: _Examination) -> Check:
 
 
 def _examine_kernel(examination: _Examination) -> str:
-    kernel = find_kernel(examination.wanted_kernel, examination.home)
+    kernel = find_kernel(examination.wanted.kernel, examination.wanted.home)
     examination.kernel = kernel
     return examine_downloader() if kernel is None else os.fspath(kernel.image)
 
@@ -221,9 +208,9 @@ _CHECKS: Final[tuple[tuple[str, _Examine], ...]] = (
     ("/proc", _in_thread(lambda _: examine_proc())),
     ("pidfd", _in_thread(lambda _: examine_pidfd())),
     ("open files", _in_thread(lambda _: examine_open_files())),
-    ("home", _in_thread(lambda examination: examine_home(examination.home))),
-    ("disk", _in_thread(lambda examination: examine_disk(examination.home))),
-    ("memory", _in_thread(lambda examination: examine_memory(examination.memory_mib))),
+    ("home", _in_thread(lambda examination: examine_home(examination.wanted.home))),
+    ("disk", _in_thread(lambda examination: examine_disk(examination.wanted.home))),
+    ("memory", _in_thread(lambda examination: examine_memory(examination.wanted.memory_mib))),
     ("busybox", _in_thread(lambda _: examine_busybox())),
     ("kernel", _in_thread(_examine_kernel)),
     ("QEMU", _examine_qemu),

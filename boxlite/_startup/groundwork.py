@@ -15,7 +15,7 @@ import trio
 from boxlite._errors import HostError
 from boxlite._host import examine_memory
 from boxlite._kit import fetch_kernel, prepare_kit
-from boxlite._preflight import preflight
+from boxlite._preflight import Wanted, preflight
 from boxlite._vm.template import open_template, prune_templates, remove_template
 
 if TYPE_CHECKING:
@@ -54,13 +54,8 @@ class Groundwork:
         """
         async with self._lock("host"):
             if self._host is None:
-                self._host = await preflight(
-                    home=self._home,
-                    qemu=self._runtime.qemu,
-                    kernel=self._runtime.kernel,
-                    accelerator=self._runtime.accelerator,
-                    memory_mib=memory_mib,
-                )
+                wanted = Wanted.by(self._runtime, memory_mib=memory_mib)
+                self._host = await preflight(wanted)
             else:
                 examine_memory(memory_mib)
             return self._host

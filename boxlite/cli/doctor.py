@@ -1,4 +1,4 @@
-"""``boxlite doctor`` and ``boxlite prepare``: what a machine has, and getting what it can."""
+"""``boxlite doctor``: what a machine has, and what it lacks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 import boxlite
-from boxlite._layout import HomeLayout
-from boxlite._preflight import Check, run_checks
+from boxlite._preflight import Check, Wanted, run_checks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,13 +25,8 @@ async def doctor(options: boxlite.RuntimeOptions) -> int:
 
 async def show_checks(console: Console, options: boxlite.RuntimeOptions) -> bool:
     """Print every check; tell whether a box can run here."""
-    checks = await run_checks(
-        home=HomeLayout(options.home),
-        qemu=options.qemu,
-        kernel=options.kernel,
-        accelerator=options.accelerator,
-        memory_mib=boxlite.BoxOptions().memory_mib,
-    )
+    memory_mib = boxlite.BoxOptions().memory_mib
+    checks = await run_checks(Wanted.by(options, memory_mib=memory_mib))
     console.print(_checks_table(checks))
     return all(check.ok for check in checks if check.required)
 

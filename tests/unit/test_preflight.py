@@ -13,7 +13,7 @@ from boxlite._errors import HostError, InvalidOptionError
 from boxlite._kit import busybox
 from boxlite._kit.kernel import Kernel
 from boxlite._layout import HomeLayout
-from boxlite._preflight import Check, preflight, prepare_home, run_checks
+from boxlite._preflight import Check, Wanted, preflight, prepare_home, run_checks
 from boxlite._vm import kvm_device, qemu
 from boxlite._vm.accel import Accelerator
 
@@ -54,7 +54,7 @@ def only(checks: Iterable[Check], name: str) -> Check:
 
 async def test_machine_that_has_everything(home: HomeLayout) -> None:
     """All is well; that there is no KVM is worth a note with its fix."""
-    checks = await run_checks(home=home, memory_mib=1)
+    checks = await run_checks(Wanted(home=home, memory_mib=1))
 
     assert [check.name for check in checks] == NAMES
     assert [check.name for check in checks if not check.ok] == ["accelerator"]
@@ -70,7 +70,7 @@ async def test_machine_that_has_everything(home: HomeLayout) -> None:
 async def test_preflight_returns_what_a_box_runs_with(home: HomeLayout) -> None:
     """The same checks, for their results."""
     prepare_home(home)
-    found = await preflight(home=home, memory_mib=1)
+    found = await preflight(Wanted(home=home, memory_mib=1))
 
     assert found.qemu.name == qemu.PROGRAM
     assert found.qemu_version.number == (9, 1, 2)
@@ -81,7 +81,9 @@ async def test_preflight_returns_what_a_box_runs_with(home: HomeLayout) -> None:
 
 async def test_asking_for_tcg_needs_no_note(home: HomeLayout) -> None:
     """Nobody has to be told that they got what they asked for."""
-    check = only(await run_checks(home=home, accelerator="tcg", memory_mib=1), "accelerator")
+    check = only(
+        await run_checks(Wanted(home=home, accelerator="tcg", memory_mib=1)), "accelerator"
+    )
 
     assert check.ok
     assert check.fix is None
@@ -154,9 +156,9 @@ async def test_each_lack_is_data_for_doctor_and_an_error_for_a_box(
 ) -> None:
     """Both tell the same; and one lack hides no other check."""
     options = {"home": home, "memory_mib": 1} | breaking(monkeypatch, tmp_path)
-    checks = await run_checks(**options)
+    checks = await run_checks(Wanted(**options))
     with pytest.raises(HostError) as caught:
-        await preflight(**options)
+        await preflight(Wanted(**options))
 
     assert [check.name for check in checks] == NAMES
     assert [check.name for check in checks if check.required and not check.ok] == [name]
@@ -169,9 +171,9 @@ async def test_each_lack_is_data_for_doctor_and_an_error_for_a_box(
 async def test_bad_option_stays_the_chooser_s_error(home: HomeLayout) -> None:
     """A wrong path is not a lack of the machine."""
     wrong = Path("/nowhere/qemu")
-    check = only(await run_checks(home=home, qemu=wrong, memory_mib=1), "QEMU")
+    check = only(await run_checks(Wanted(home=home, qemu=wrong, memory_mib=1)), "QEMU")
     with pytest.raises(InvalidOptionError) as caught:
-        await preflight(home=home, qemu=wrong, memory_mib=1)
+        await preflight(Wanted(home=home, qemu=wrong, memory_mib=1))
 
     assert (check.ok, check.required, check.found) == (False, True, str(caught.value))
 
@@ -183,7 +185,7 @@ async def test_kernel_that_can_be_fetched_is_no_lack(
     monkeypatch.setattr(_preflight, "find_kernel", lambda *_: None)
     for name in ("apt-get", "apt-cache", "dpkg-deb"):
         (tmp_path / "bin" / name).touch(mode=0o755)
-    found = await preflight(home=home, memory_mib=1)
+    found = await preflight(Wanted(home=home, memory_mib=1))
 
     assert found.kernel is None
-    assert only(await run_checks(home=home, memory_mib=1), "kernel").ok
+    assert only(await run_checks(Wanted(home=home, memory_mib=1)), "kernel").ok
