@@ -13,7 +13,7 @@ import trio.testing
 from boxlite import _pool
 from boxlite._errors import HostError
 from boxlite._options import BoxOptions
-from boxlite._pool import REST_SECONDS, REST_SECONDS_MAX, Pool
+from boxlite._pool import REST_SECONDS, REST_SECONDS_MAX, Pool, PoolBox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -97,6 +97,14 @@ async def running(factory: Factory, size: int = 2) -> AsyncIterator[Pool]:
     assert len(pool) == 0
 
 
+async def take(pool: Pool) -> PoolBox:
+    """Take a box out of a full pool."""
+    await pool.wait_full()
+    taken = pool.take(BoxOptions())
+    assert taken is not None
+    return taken
+
+
 async def test_a_box_that_was_taken_is_replaced_and_taken_down_in_order(
     autojump_clock: trio.testing.MockClock, factory: Factory
 ) -> None:
@@ -124,8 +132,7 @@ async def test_only_a_box_of_the_same_machine_will_do(
         assert pool.take(BoxOptions()) is None
         await pool.wait_full()
         assert pool.take(BoxOptions(memory_mib=512)) is None
-        taken = pool.take(BoxOptions())
-        assert taken is not None
+        taken = await take(pool)
         assert pool.take(BoxOptions()) is None
         async with taken.use():
             pass
@@ -136,9 +143,7 @@ async def test_a_failing_block_kills_the_box_before_the_error_comes_out(
 ) -> None:
     """As it does with a box that was started for it."""
     async with running(factory, size=1) as pool:
-        await pool.wait_full()
-        taken = pool.take(BoxOptions())
-        assert taken is not None
+        taken = await take(pool)
         with pytest.raises(KeyError):
             async with taken.use():
                 raise KeyError
@@ -150,9 +155,7 @@ async def test_a_cancelled_block_kills_the_box_before_the_scope_ends(
 ) -> None:
     """Nothing is left behind for the taker's own nursery."""
     async with running(factory, size=1) as pool:
-        await pool.wait_full()
-        taken = pool.take(BoxOptions())
-        assert taken is not None
+        taken = await take(pool)
         with trio.move_on_after(1) as scope:
             async with taken.use():
                 await trio.sleep_forever()
@@ -169,9 +172,7 @@ async def test_a_box_that_dies_unused_is_replaced(
         dead = pool._ready[0]._start
         dead.shim.watch.ended.set()  # type: ignore[attr-defined]
         assert pool.take(BoxOptions()) is None
-        await pool.wait_full()
-        taken = pool.take(BoxOptions())
-        assert taken is not None
+        taken = await take(pool)
         async with taken.use() as start:
             assert start is not dead
         assert dead.keep_evidence
@@ -191,8 +192,7 @@ async def test_failing_starts_are_tried_again_after_growing_rests(
         assert rests == [REST_SECONDS * 2**n for n in range(6)] + [REST_SECONDS_MAX] * 2
         assert caplog.text.count("no room") == 8
         factory.failures = 1
-        taken = pool.take(BoxOptions())
-        assert taken is not None
+        taken = await take(pool)
         async with taken.use():
             await pool.wait_full()
         assert round(factory.attempts[-1] - factory.attempts[-2] - 0.1, 3) == REST_SECONDS
@@ -203,9 +203,7 @@ async def test_an_error_of_the_taking_down_is_the_takers(
 ) -> None:
     """The pool goes on."""
     async with running(factory, size=1) as pool:
-        await pool.wait_full()
-        taken = pool.take(BoxOptions())
-        assert taken is not None
+        taken = await take(pool)
         factory.stop_error = HostError("stuck", fix="Look.")
         with pytest.raises(HostError, match="stuck"):
             async with taken.use():
@@ -220,9 +218,7 @@ async def test_a_pool_that_ends_kills_the_box_of_a_taker(
     async with trio.open_nursery() as nursery:
         pool = Pool(size=1, start_box=factory.start, options=BoxOptions())
         nursery.start_soon(pool.run)
-        await pool.wait_full()
-        taken = pool.take(BoxOptions())
-        assert taken is not None
+        taken = await take(pool)
         async with taken.use():
             nursery.cancel_scope.cancel()
     assert ("killed", 1) in factory.log
