@@ -15,7 +15,8 @@ JSON objects, one to a line of at most ``CONTROL_LINE_BYTES``::
 
 An agent that says ``waiting`` has nothing under way in its machine: this is the
 point at which templates are taken. One that was restored from a template is
-greeted unasked, because its ``waiting`` went to the shim that took the template.
+greeted as soon as its machine runs, because its ``waiting`` went to the shim that
+took the template.
 
 When the agent has answered this start's nonce, the shim connects to the ready
 socket and sends ``ready N`` and a newline: so an accepted, authenticated

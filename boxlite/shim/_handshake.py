@@ -11,7 +11,6 @@ import json
 import os
 import re
 import time
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from boxlite._wire import CONTROL_LINE_BYTES, ENTROPY_BYTES
@@ -57,17 +56,6 @@ class Save(NamedTuple):
     """Save the machine's state: nothing is under way in it."""
 
 
-class Mode(Enum):
-    """What a start makes of a guest that waits."""
-
-    #: It comes up, and is greeted when it waits.
-    BOOT = auto()
-    #: It was restored from a template, in which it waits: it is greeted at once.
-    RESTORE = auto()
-    #: It comes up, and is never greeted: it becomes a template when it waits.
-    SAVE = auto()
-
-
 Action = Send | Announce | Save | Note
 
 
@@ -82,7 +70,7 @@ class Handshake:
         nonce: This start's, once the host has said it.
 
     Args:
-        mode: What becomes of a guest that waits.
+        saving: A guest that waits is never greeted: its machine becomes a template.
         identity: The fields of the greeting that give the guest its identity.
         clock: Returns the time in nanoseconds since 1970.
         entropy: Returns so many random bytes.
@@ -91,18 +79,18 @@ class Handshake:
     def __init__(
         self,
         *,
-        mode: Mode = Mode.BOOT,
+        saving: bool = False,
         identity: Mapping[str, str] | None = None,
         clock: Callable[[], int] = time.time_ns,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.ready = False
-        self._mode = mode
+        self._saving = saving
         self._identity = dict(identity or {})
         self._clock = clock
         self._entropy = entropy
         self.nonce: str | None = None
-        self._guest_waits = mode is Mode.RESTORE
+        self._guest_waits = False
         self._partial = b""
         self._skipping = False
         self._budget = GUEST_BYTES
@@ -123,6 +111,14 @@ class Handshake:
             raise ValueError(f"the nonce is {nonce[:40]!r}, not 32 hexadecimal digits")
         self.nonce = nonce
         return [self._answer(nonce)] if self._guest_waits else []
+
+    def resume(self) -> list[Action]:
+        """Greet a guest that has just been restored: it waited when it was saved.
+
+        Not before it runs: the greeting has the time in it.
+        """
+        self._guest_waits = True
+        return [self._answer(self.nonce)] if self.nonce is not None else []
 
     def receive(self, data: bytes) -> list[Action]:
         """Take bytes from the guest, in whatever portions they come, and return what to do."""
@@ -169,7 +165,7 @@ class Handshake:
             yield from self._note("unexpected", line)
 
     def _answer(self, nonce: str) -> Send | Save:
-        return Save() if self._mode is Mode.SAVE else self._hello(nonce)
+        return Save() if self._saving else self._hello(nonce)
 
     def _hello(self, nonce: str) -> Send:
         hello = {

@@ -32,6 +32,7 @@ class Monitor:
     Args:
         fd: The socket; closed when the other end is.
         reactor: What calls back.
+        on_resumed: Called when a restored machine has begun to run.
         on_saved: Called once the state has been saved; the VM then stands still.
         on_failure: Told in a sentence what QEMU refused.
     """
@@ -41,12 +42,14 @@ class Monitor:
         fd: int,
         reactor: Reactor,
         *,
+        on_resumed: Callable[[], None],
         on_saved: Callable[[], None],
         on_failure: Callable[[str], None],
     ) -> None:
         self._socket = socket.socket(fileno=fd)
         os.set_blocking(fd, False)
         self._reactor = reactor
+        self._on_resumed = on_resumed
         self._on_saved = on_saved
         self._on_failure = on_failure
         self._partial = b""
@@ -105,6 +108,8 @@ class Monitor:
         match message:
             case {"error": {"desc": str(words)}}:
                 self._on_failure(f"QEMU refused it: {words[:_TEXT_CHARACTERS]}")
+            case {"event": "RESUME"}:
+                self._on_resumed()
             case {"event": "MIGRATION", "data": {"status": "completed"}}:
                 self._on_saved()
             case {"event": "MIGRATION", "data": {"status": "failed"}}:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._announce import announce
 from ._control import ControlLink
-from ._handshake import STOP_LINE, Action, Announce, Handshake, Mode, Note, Save, Send
+from ._handshake import STOP_LINE, Action, Announce, Handshake, Note, Save, Send
 from ._logs import RotatingLog
 from ._monitor import Monitor
 from ._reactor import Reactor
@@ -52,7 +52,7 @@ class Watch:
 
     def __init__(self, vm: Vm, arguments: Arguments, box: int, stderr: Stderr) -> None:
         self.handshake = Handshake(
-            mode=_mode(arguments),
+            saving=arguments.save is not None,
             identity={"hostname": arguments.hostname, "machine_id": arguments.machine_id},
         )
         self.template_failure: str | None = None
@@ -72,6 +72,7 @@ class Watch:
             self._monitor = Monitor(
                 arguments.monitor,
                 self._reactor,
+                on_resumed=self._see_resumed,
                 on_saved=self._see_saved,
                 on_failure=self._see_template_failure,
             )
@@ -170,6 +171,9 @@ class Watch:
         if self._monitor is not None and state is not None:
             self._monitor.save(state)
 
+    def _see_resumed(self) -> None:
+        self._act(self.handshake.resume())
+
     def _see_saved(self) -> None:
         if self.handshake.nonce is not None:
             self._announce(self.handshake.nonce, _ANNOUNCE_TRIES)
@@ -196,12 +200,6 @@ class Watch:
 
     def _note_unannounced(self, exc: OSError) -> None:
         self._stderr.note(f"the host cannot be told that the guest is ready: {exc.strerror}")
-
-
-def _mode(arguments: Arguments) -> Mode:
-    if arguments.restore is not None:
-        return Mode.RESTORE
-    return Mode.BOOT if arguments.save is None else Mode.SAVE
 
 
 def _read(fd: int, size: int) -> bytes | None:

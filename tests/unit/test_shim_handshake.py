@@ -15,7 +15,6 @@ from boxlite.shim._handshake import (
     Action,
     Announce,
     Handshake,
-    Mode,
     Note,
     Save,
     Send,
@@ -77,18 +76,20 @@ def test_a_guest_that_is_quicker_than_the_nonce_is_greeted_late() -> None:
     assert shake.receive(READY) == [Announce(NONCE)]
 
 
-def test_a_restored_guest_is_greeted_at_once() -> None:
+@pytest.mark.parametrize("nonce_first", [True, False])
+def test_a_restored_guest_is_greeted_when_it_runs(nonce_first: bool) -> None:
     """It said that it waits before it was saved, and does not say so again."""
-    shake = Handshake(mode=Mode.RESTORE, clock=lambda: 42, entropy=lambda size: b"\xab" * size)
+    shake = handshake(begun=nonce_first)
+    actions = [shake.resume(), [] if nonce_first else shake.begin(NONCE)]
 
-    assert shake.begin(NONCE) == [HELLO]
+    assert actions == ([[HELLO], []] if nonce_first else [[], [HELLO]])
     assert shake.receive(READY) == [Announce(NONCE)]
     assert shake.ready
 
 
 def test_a_guest_that_becomes_a_template_is_never_greeted() -> None:
     """It is saved as soon as it waits, and whatever it says then is not believed."""
-    shake = Handshake(mode=Mode.SAVE)
+    shake = Handshake(saving=True)
     assert shake.begin(NONCE) == []
 
     assert shake.receive(WAITING) == [Save()]

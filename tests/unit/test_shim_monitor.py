@@ -27,13 +27,18 @@ class Conversation:
         self.qemu.settimeout(5)
         self.reactor = Reactor()
         self.saved = 0
+        self.resumed = 0
         self.failures: list[str] = []
         self.monitor = Monitor(
             ours.detach(),
             self.reactor,
+            on_resumed=self._see_resumed,
             on_saved=self._see_saved,
             on_failure=self.failures.append,
         )
+
+    def _see_resumed(self) -> None:
+        self.resumed += 1
 
     def _see_saved(self) -> None:
         self.saved += 1
@@ -74,8 +79,11 @@ def test_a_restore_is_three_commands_at_once(talk: Conversation) -> None:
         },
         {"execute": "migrate-incoming", "arguments": {"uri": "fd:9"}},
     ]
-    for byte in GREETING + OK * 3 + b'{"event": "RESUME"}\r\n':
+    for byte in GREETING + OK * 3:
         talk.say(bytes([byte]))
+    assert talk.resumed == 0
+    talk.say(b'{"event": "RESUME"}\r\n')
+    assert talk.resumed == 1
     assert talk.failures == []
     assert talk.saved == 0
 
