@@ -46,7 +46,7 @@ def draw(found: Mapping[str, Series], stem: Path) -> Iterator[Path]:
             axes.plot(scaled, [row] * len(scaled), "o", alpha=0.35, markersize=5)
             axes.plot([median(scaled)] * 2, [row - 0.35, row + 0.35], color="black")
             axes.annotate(
-                f"{median(scaled):.1f}", (median(scaled), row + 0.4), ha="center", fontsize=8
+                f"{median(scaled):.1f}", (median(scaled), row - 0.38), ha="center", fontsize=8
             )
         axes.set_yticks(range(len(series)), list(series))
         axes.invert_yaxis()

@@ -182,7 +182,7 @@ class Runtime:
 
         Raises:
             StateError: The runtime has no templates, or is closed.
-            HostError: This machine lacks something.
+            HostError: This machine lacks something, or the template was removed meanwhile.
             BoxStartError: The machine that was to become the template failed.
         """
         wanted = options_from(BoxOptions, options, changes)
@@ -193,7 +193,13 @@ class Runtime:
             await run_stages(TEMPLATE_PREPARATION, start, start.log)
             assert start.template is not None
             key = start.template.key
-        return next(info for info in await self.templates() if info.key == key)
+        for info in await self.templates():
+            if info.key == key:
+                return info
+        raise HostError(
+            f"the template {key} was removed as soon as it was ready",
+            fix="Something else removes templates of this home; try again.",
+        )
 
     async def templates(self) -> list[TemplateInfo]:
         """Return the home's templates, the one that was used last first."""

@@ -62,10 +62,16 @@ def test_a_box_option_that_cannot_work_is_refused(field: str, value: object, all
         ("kernel", ""),
         ("accelerator", "hvf"),
         ("accelerator", None),
+        ("templates", 1),
+        ("templates", None),
+        ("warm", -1),
+        ("warm", 65),
+        ("warm", True),
+        ("warm", 1.0),
     ],
 )
 def test_a_runtime_option_that_cannot_work_is_refused(field: str, value: object) -> None:
-    """Paths are absolute and clean, and accelerators are known."""
+    """Paths are absolute and clean, accelerators are known, numbers and truths are just that."""
     changes: dict[str, Any] = {field: value}
     with pytest.raises(InvalidOptionError) as caught:
         RuntimeOptions(**changes)
