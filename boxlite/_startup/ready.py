@@ -101,27 +101,34 @@ class ReadySocket:
         Raises:
             HostError: The system could not accept a connection.
         """
-        limit = trio.CapacityLimiter(_STRANGERS_AT_ONCE)
+        # Taken before a connection is: a flood of them waits in the kernel's queue, and
+        # not in descriptors of this program.
+        free = trio.Semaphore(_STRANGERS_AT_ONCE)
         async with open_nursery_unwrapped() as nursery:
 
             async def greet(peer: trio.socket.SocketType) -> None:
-                with peer:
-                    async with limit:
-                        with trio.move_on_after(_STRANGER_SECONDS):
-                            if await self._is_genuine(peer):
-                                nursery.cancel_scope.cancel()
+                with peer, trio.move_on_after(_STRANGER_SECONDS):
+                    if await self._is_genuine(peer):
+                        nursery.cancel_scope.cancel()
+                free.release()
 
             while True:
-                try:
-                    peer, _ = await self._socket.accept()
-                except ConnectionAbortedError:
-                    continue
-                except OSError as exc:
-                    raise HostError(
-                        f"the ready socket {self.path} cannot accept a connection: {exc.strerror}",
-                        fix="If descriptors ran out, raise the limit (ulimit -n).",
-                    ) from exc
+                await free.acquire()
+                peer = await self._accept()
                 nursery.start_soon(greet, peer)
+
+    async def _accept(self) -> trio.socket.SocketType:
+        while True:
+            try:
+                peer, _ = await self._socket.accept()
+            except ConnectionAbortedError:
+                continue
+            except OSError as exc:
+                raise HostError(
+                    f"the ready socket {self.path} cannot accept a connection: {exc.strerror}",
+                    fix="If descriptors ran out, raise the limit (ulimit -n).",
+                ) from exc
+            return peer
 
     async def _is_genuine(self, peer: trio.socket.SocketType) -> bool:
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)

@@ -197,6 +197,29 @@ async def test_a_silent_stranger_does_not_hold_up_the_announcement(
                 await announce(layout)
 
 
+async def test_a_flood_of_silent_strangers_costs_few_descriptors(
+    listener: ReadySocket, layout: BoxLayout, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They wait in the kernel's queue for their second, and the genuine one gets its turn."""
+
+    async def be_silent() -> None:
+        async with await connect_unix(layout.ready_socket) as stream:
+            assert await stream.receive_some() == b""
+
+    before = len(os.listdir("/proc/self/fd"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_ready, listener, layout)
+        async with trio.open_nursery() as strangers:
+            # In two waves, for the kernel's queue holds seventeen.
+            for _ in range(2):
+                for _ in range(15):
+                    strangers.start_soon(be_silent)
+                await trio.testing.wait_all_tasks_blocked()
+            # Each stranger holds one here too; what is more than that is the listener's.
+            assert len(os.listdir("/proc/self/fd")) - before - 30 == 16
+        await announce(layout)
+
+
 async def test_a_very_long_path_can_be_listened_on(tmp_path: Path) -> None:
     """The 108 bytes of a socket's address do not limit where a home may be."""
     deep = tmp_path.joinpath(*["d" * 60] * 5)
