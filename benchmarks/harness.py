@@ -121,6 +121,9 @@ def measure(name: str, rounds: int, *, tree: Path = HEAD) -> Series:
 
     The scenarios are always those of this tree. What another one cannot do comes
     back as no series.
+
+    Raises:
+        RuntimeError: This tree failed; the child's traceback is on standard error.
     """
     with tempfile.TemporaryDirectory() as directory:
         for package, origin in (("boxlite", tree), ("benchmarks", HEAD)):
@@ -132,6 +135,8 @@ def measure(name: str, rounds: int, *, tree: Path = HEAD) -> Series:
             env={**os.environ, "PYTHONPATH": directory},
         )
     if done.returncode != 0:
+        if tree == HEAD:
+            raise RuntimeError(f"the scenario {name} failed with {done.returncode}")
         return {}
     series: Series = json.loads(done.stdout)
     return series
