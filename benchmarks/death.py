@@ -122,7 +122,7 @@ async def _crash(runtime: boxlite.Runtime, *, kill_shim: bool) -> tuple[float, f
             victim = read_pid_file(layout.shim_pid if kill_shim else layout.vm_pid)
             assert victim is not None
             async with box.exec(["sleep", "1000"]) as execution:
-                with ExitWatch(victim.pid) as watch:
+                with ExitWatch.of(victim) as watch:
                     began = perf_counter()
                     watch.send_signal(signal.SIGKILL)
                 try:

@@ -2,27 +2,39 @@
 
 Linux tells of an exit through a pidfd that becomes readable: for children, for
 strangers and for zombies alike, at once and without polling (pidfd_open(2),
-Linux 5.3). A pid file names a process by pid *and* start time, because the
-kernel gives pids out again.
+Linux 5.3). Only where there is none, on an older kernel or behind a filter of
+system calls, the process is looked at again and again. A pid file names a
+process by pid *and* start time, because the kernel gives pids out again.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 import trio
+
+from ._errors import HostError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 # A pid file is two short numbers; anything longer was not written by a shim.
-_PID_FILE_BYTES = 64
+_PID_FILE_BYTES: Final = 64
+#: No kernel gives a pid above this (PID_MAX_LIMIT, proc(5)).
+_PID_MAX: Final = 1 << 22
+#: How often a process is looked at where there is no pidfd.
+POLL_SECONDS: Final = 0.02
+#: No such process; or the number is by now that of a thread of another one.
+_GONE: Final = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
+#: The kernel has no pidfd, or a filter of system calls keeps it from us.
+_NO_PIDFD: Final = frozenset({errno.ENOSYS, errno.EPERM})
 
 
 @attrs.frozen
@@ -57,7 +69,9 @@ def read_pid_file(path: Path) -> ProcessIdentity | None:
             pid, start_time = (int(line) for line in file.read(_PID_FILE_BYTES).split())
     except (OSError, ValueError):
         return None
-    return ProcessIdentity(pid, start_time) if pid > 0 and start_time >= 0 else None
+    if not 0 < pid <= _PID_MAX or start_time < 0:
+        return None
+    return ProcessIdentity(pid, start_time)
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
@@ -79,44 +93,85 @@ class ExitWatch:
 
     Args:
         pid: The process to watch. If it is a child, it must not have been
-            reaped; otherwise check its identity *after* this returns.
+            reaped; of anybody else's, watch the identity with :meth:`of`.
+
+    Raises:
+        HostError: There is no descriptor to be had.
     """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self._fd: int | None = None
+        # Without a pidfd: who is looked at.
+        self._looked_at: ProcessIdentity | None = None
         try:
-            self._fd: int | None = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self._fd = None
+            self._fd = os.pidfd_open(pid)
+        except OSError as exc:
+            if exc.errno in _NO_PIDFD:
+                started = process_start_time(pid)
+                self._looked_at = None if started is None else ProcessIdentity(pid, started)
+            elif exc.errno not in _GONE:
+                raise _no_descriptor(pid, exc) from exc
+
+    @classmethod
+    def of(cls, process: ProcessIdentity | None) -> Self:
+        """Watch this very process; one that is gone, or None, has ended already.
+
+        Raises:
+            HostError: There is no descriptor to be had.
+        """
+        if process is None:
+            watch = cls(_PID_MAX + 1)
+        else:
+            watch = cls(process.pid)
+            # Asked after the watch has it: from now on the pid cannot change hands unseen.
+            if not process.is_alive():
+                watch.close()
+        return watch
 
     def has_ended(self) -> bool:
         """Tell without blocking whether the process has ended; zombies have."""
         if self._fd is None:
-            return True
+            return self._looked_at is None or not self._looked_at.is_alive()
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         return bool(poll.poll(0))
 
     async def wait(self) -> None:
-        """Return when the process has ended. Any number of tasks may wait. Always a checkpoint."""
+        """Return when the process has ended. Any number of tasks may wait. Always a checkpoint.
+
+        Raises:
+            HostError: There is no descriptor to be had.
+        """
         if self._fd is None:
             await trio.lowlevel.checkpoint()
+            while not self.has_ended():  # noqa: ASYNC110 - there is nothing to wait on
+                await trio.sleep(POLL_SECONDS)
             return
         # Trio allows one waiter per descriptor; a duplicate costs two system calls.
-        fd = os.dup(self._fd)
+        try:
+            fd = os.dup(self._fd)
+        except OSError as exc:
+            raise _no_descriptor(self.pid, exc) from exc
         try:
             await trio.lowlevel.wait_readable(fd)
         finally:
             os.close(fd)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to this process, never to a later one with its pid. Gone is fine."""
-        if self._fd is not None:
-            with suppress(ProcessLookupError):
+        """Send a signal to this process, never to a later one with its pid. Gone is fine.
+
+        Without a pidfd there is a moment between the look at who it is and the signal.
+        """
+        with suppress(ProcessLookupError):
+            if self._fd is not None:
                 signal.pidfd_send_signal(self._fd, number)
+            elif self._looked_at is not None and self._looked_at.is_alive():
+                os.kill(self.pid, number)
 
     def close(self) -> None:
         """Release the descriptor; afterwards the process counts as ended. Idempotent."""
+        self._looked_at = None
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
@@ -145,3 +200,10 @@ async def wait_ended(pid: int | None) -> None:
     else:
         with ExitWatch(pid) as watch:
             await watch.wait()
+
+
+def _no_descriptor(pid: int, exc: OSError) -> HostError:
+    return HostError(
+        f"the end of process {pid} cannot be watched: {exc.strerror}",
+        fix="If descriptors ran out, raise the limit (ulimit -n).",
+    )

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 TERM_SECONDS: Final = 6.0
 KILL_SECONDS: Final = 5.0
 _BURIAL_SECONDS: Final = 2.0
-# Above the largest pid that a kernel gives (2 ** 22, proc(5)).
-_NO_PROCESS: Final = 1 << 30
 
 
 @attrs.frozen(kw_only=True)
@@ -126,7 +124,7 @@ class Shim:
     async def _kill(self) -> None:
         # The VM first: the shim then reaps it. The other way round, QEMU would
         # die an orphan, and become a zombie where process 1 does not reap.
-        with self._vm_watch() as vm:
+        with ExitWatch.of(read_pid_file(self._layout.vm_pid)) as vm:
             if not self.watch.has_ended():
                 vm.send_signal(signal.SIGKILL)
                 with trio.move_on_after(_BURIAL_SECONDS):
@@ -137,15 +135,6 @@ class Shim:
             # A shim that was killed took its VM along; this makes sure of it.
             vm.send_signal(signal.SIGKILL)
             await vm.wait()
-
-    def _vm_watch(self) -> ExitWatch:
-        """Return a watch on QEMU, or on nothing if it is gone or was not there yet."""
-        vm = read_pid_file(self._layout.vm_pid)
-        watch = ExitWatch(vm.pid if vm else _NO_PROCESS)
-        # Asked after the watch has it: from then on the pid cannot change hands unseen.
-        if vm is not None and not vm.is_alive():
-            watch.close()
-        return watch
 
     def _release(self) -> None:
         if self._lifeline is not None:

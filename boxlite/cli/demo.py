@@ -167,7 +167,7 @@ async def _kill_vm_once_it_speaks(layout: BoxLayout) -> None:
         await trio.sleep(0.01)
     vm = read_pid_file(layout.vm_pid)
     assert vm is not None
-    with ExitWatch(vm.pid) as watch:
+    with ExitWatch.of(vm) as watch:
         watch.send_signal(signal.SIGKILL)
 
 

@@ -59,6 +59,12 @@ class Vm:
             # A child that has not been reaped keeps its pid, so this hits nobody else.
             os.kill(self.pid, number)
 
+    def has_ended(self) -> bool:
+        """Tell whether it has ended; it stays to be reaped."""
+        if self._exit_code is not None:
+            return True
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def reap(self) -> int:
         """Return how it ended, waiting for that: its exit code, or -n for signal n. Idempotent.
 

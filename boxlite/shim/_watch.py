@@ -31,6 +31,9 @@ _READ_BYTES: Final = 64 << 10
 #: comes only from another process that holds the other end, and is not waited for.
 _DRAIN_BYTES: Final = 4 << 20
 
+#: How often QEMU is looked at where the kernel has no pidfd.
+_LOOK_SECONDS: Final = 0.02
+
 #: The host accepts strangers' connections and drops them within a second each.
 _ANNOUNCE_TRIES: Final = 100
 _ANNOUNCE_SECONDS: Final = 0.1
@@ -85,8 +88,7 @@ class Watch:
             guest_seconds=arguments.guest_seconds,
             term_seconds=arguments.term_seconds,
         )
-        self._pidfd = os.pidfd_open(vm.pid)
-        self._reactor.watch(self._pidfd, select.POLLIN, self._see_vm_ended)
+        self._watch_vm()
         self._reactor.watch(_STDIN, select.POLLIN, self._hear_host)
         self._wakeup = wake_on_sigterm()
         self._reactor.watch(self._wakeup, select.POLLIN, self._see_signal)
@@ -127,6 +129,21 @@ class Watch:
                 self._reactor.forget(fd)
 
         return copy
+
+    def _watch_vm(self) -> None:
+        try:
+            pidfd = os.pidfd_open(self._vm.pid)
+        except OSError:
+            # A kernel before Linux 5.3, or a filter of system calls that does not know it.
+            self._look_at_vm()
+        else:
+            self._reactor.watch(pidfd, select.POLLIN, self._see_vm_ended)
+
+    def _look_at_vm(self) -> None:
+        if self._vm.has_ended():
+            self._vm_ended = True
+        else:
+            self._reactor.after(_LOOK_SECONDS, self._look_at_vm)
 
     def _see_vm_ended(self, _events: int) -> None:
         self._vm_ended = True

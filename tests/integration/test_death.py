@@ -30,7 +30,7 @@ async def kill_when_there(pid_file: Path, number: signal.Signals) -> None:
     """Wait until a pid file names a process, and signal that process."""
     while (process := read_pid_file(pid_file)) is None:
         await trio.lowlevel.checkpoint()
-    with ExitWatch(process.pid) as watch:
+    with ExitWatch.of(process) as watch:
         watch.send_signal(number)
 
 

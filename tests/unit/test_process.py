@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -11,7 +13,9 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import given, strategies as st
+from scarcity import few_descriptors
 
+from boxlite import HostError
 from boxlite._process import (
     ExitWatch,
     ProcessIdentity,
@@ -26,6 +30,20 @@ if TYPE_CHECKING:
 
 # Above the largest pid that a kernel can give (2 ** 22, proc(5)).
 NO_SUCH_PID = 999_999_999
+
+
+@pytest.fixture(params=["pidfd", "ENOSYS", "EPERM"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A kernel that has pidfd, one that is too old, and one behind a filter of system calls."""
+    name: str = request.param
+    if name != "pidfd":
+
+        def pidfd_open(_pid: int, _flags: int = 0) -> int:
+            number = getattr(errno, name)
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    return name
 
 
 @pytest.fixture
@@ -48,13 +66,13 @@ async def test_a_pid_of_none_never_ends() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_pid_that_does_not_exist_has_ended() -> None:
+async def test_a_pid_that_does_not_exist_has_ended(kernel: str) -> None:
     """Nothing is there to wait for, so waiting returns at once."""
     with trio.fail_after(5):
         await wait_ended(NO_SUCH_PID)
 
 
-async def test_a_living_process_has_not_ended() -> None:
+async def test_a_living_process_has_not_ended(kernel: str) -> None:
     """The test's own process is alive, so the wait stays blocked."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait_ended, os.getpid())
@@ -64,7 +82,7 @@ async def test_a_living_process_has_not_ended() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_zombie_has_ended(sleeper: subprocess.Popen[bytes]) -> None:
+async def test_a_zombie_has_ended(kernel: str, sleeper: subprocess.Popen[bytes]) -> None:
     """A dead child that nobody reaped counts as ended, and stays there to be reaped."""
     sleeper.kill()
 
@@ -75,6 +93,7 @@ async def test_a_zombie_has_ended(sleeper: subprocess.Popen[bytes]) -> None:
 
 
 async def test_the_end_of_a_living_process_wakes_every_waiter(
+    kernel: str,
     sleeper: subprocess.Popen[bytes],
 ) -> None:
     """Several tasks wait on one watch: the race, the box and the stop ladder do."""
@@ -89,7 +108,7 @@ async def test_the_end_of_a_living_process_wakes_every_waiter(
         assert watch.has_ended()
 
 
-async def test_watching_a_process_that_is_not_a_child() -> None:
+async def test_watching_a_process_that_is_not_a_child(kernel: str) -> None:
     """A grandchild's end is seen too: a reattached shim is nobody's child."""
     program = (
         "import subprocess, sys\n"
@@ -114,7 +133,7 @@ async def test_watching_a_process_that_is_not_a_child() -> None:
             await watch.wait()
 
 
-def test_a_watch_leaves_no_descriptor(sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_watch_leaves_no_descriptor(kernel: str, sleeper: subprocess.Popen[bytes]) -> None:
     """Closing is idempotent, and afterwards the process counts as ended."""
     before = len(os.listdir("/proc/self/fd"))
     watch = ExitWatch(sleeper.pid)
@@ -126,6 +145,7 @@ def test_a_watch_leaves_no_descriptor(sleeper: subprocess.Popen[bytes]) -> None:
 
 
 async def test_a_signal_reaches_the_watched_process_only_while_it_lives(
+    kernel: str,
     sleeper: subprocess.Popen[bytes],
 ) -> None:
     """Signalling what has ended is not an error: it raced with its end."""
@@ -134,6 +154,98 @@ async def test_a_signal_reaches_the_watched_process_only_while_it_lives(
         await watch.wait()
         assert sleeper.wait() == -15
         watch.send_signal(15)
+    watch.send_signal(15)
+
+
+async def test_a_signal_to_a_pid_that_was_given_out_again_is_not_sent(
+    kernel: str, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the pid now has done nothing to deserve it."""
+    sent: list[int] = []
+    with ExitWatch(sleeper.pid) as watch:
+        sleeper.kill()
+        sleeper.wait()
+        # The kernel's check of a pidfd is its own; what is looked at is who has the pid.
+        monkeypatch.setattr(os, "kill", lambda _pid, number: sent.append(number))
+        monkeypatch.setattr("boxlite._process._stat", lambda _pid: ("alive", 1))
+        watch.send_signal(signal.SIGTERM)
+
+    assert sent == []
+
+
+async def test_an_identity_is_watched_and_not_whoever_has_its_pid(
+    kernel: str, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """A pid file of long ago names a process that is somebody else's by now."""
+    started = process_start_time(sleeper.pid)
+    assert started is not None
+
+    with ExitWatch.of(ProcessIdentity(sleeper.pid, started)) as same:
+        assert not same.has_ended()
+    with ExitWatch.of(ProcessIdentity(sleeper.pid, started - 1)) as other, trio.fail_after(5):
+        assert other.has_ended()
+        await other.wait()
+        other.send_signal(signal.SIGKILL)
+    with ExitWatch.of(None) as nobody:
+        assert nobody.has_ended()
+    assert sleeper.poll() is None
+
+
+async def test_the_number_of_a_thread_is_no_process(kernel: str) -> None:
+    """A pid can come back as the number of another process's thread."""
+    program = (
+        "import sys, threading\n"
+        "done = threading.Event()\n"
+        "thread = threading.Thread(target=done.wait)\n"
+        "thread.start()\n"
+        "print(thread.native_id, flush=True)\n"
+        "sys.stdin.read()\n"
+        "done.set()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        number = int(child.stdout.readline())
+        with ExitWatch.of(ProcessIdentity(number, 1)) as watch:
+            assert watch.has_ended()
+        child.communicate()
+
+
+async def test_running_out_of_descriptors_is_told_as_that(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    """With the fix, and as an error of boxlite."""
+    with ExitWatch(sleeper.pid) as watch, few_descriptors():
+        with pytest.raises(HostError, match=r"Too many open files.*ulimit -n"):
+            ExitWatch(sleeper.pid)
+        with pytest.raises(HostError, match=r"Too many open files.*ulimit -n"):
+            await watch.wait()
+
+
+async def test_cancelling_a_wait_leaves_no_descriptor(
+    kernel: str, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """The duplicate that it waited on is closed, and the watch goes on."""
+    with ExitWatch(sleeper.pid) as watch:
+        before = len(os.listdir("/proc/self/fd"))
+        with trio.move_on_after(0.05) as scope:
+            await watch.wait()
+        assert scope.cancelled_caught
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert not watch.has_ended()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{1 << 23}\n1\n", f"{10**30}\n1\n", "0\n1\n", "-1\n1\n", "7\n-1\n", "7\n", "7\n1\n1\n"],
+)
+def test_a_pid_that_no_kernel_gives_is_no_pid(tmp_path: Path, text: str) -> None:
+    """The largest is 2 ** 22; a file that says otherwise is not a pid file."""
+    path = tmp_path / "shim.pid"
+    path.write_text(text)
+
+    assert read_pid_file(path) is None
 
 
 def test_an_identity_is_a_pid_and_its_start_time(sleeper: subprocess.Popen[bytes]) -> None:

@@ -235,3 +235,27 @@ def test_every_end_has_one_consistent_record(
     assert 0 <= record["exit_code"] <= 255
     assert (record["type"] == "exit") == (record["exit_code"] == 0)
     assert record["type"] in {"exit", "signal", "error"}
+
+
+@pytest.mark.parametrize(
+    "program", ["import sys; sys.exit(0)", "import os; os.kill(os.getpid(), 9)"]
+)
+async def test_a_kernel_without_pidfd_costs_nothing_but_time(tmp_path: Path, program: str) -> None:
+    """QEMU is then looked at until it has ended."""
+    without = (
+        "import errno, os, runpy, sys\n"
+        "def pidfd_open(pid, flags=0):\n"
+        "    raise OSError(errno.ENOSYS, 'not there')\n"
+        "os.pidfd_open = pidfd_open\n"
+        "del sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+
+    def wrap(command: list[str]) -> list[str]:
+        at = next(n for n, word in enumerate(command) if word.endswith("__main__.py"))
+        return [*command[:at], "-c", without, *command[at:]]
+
+    async with running_shim(tmp_path / "box", python(program), wrap=wrap) as shim:
+        record = await shim.ended()
+
+    assert record["type"] == ("exit" if "exit(0)" in program else "signal")
