@@ -76,6 +76,14 @@ def proto(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Compare docs/crash-reports.md with what the tests say; with ``-- --write``, replace it."""
+    _install(session, "dev")
+    env = {"BOXLITE_WRITE_DOCS": "1"} if "--write" in session.posargs else {}
+    session.run("pytest", "-q", "tests/unit/test_crash_stories.py", env=env)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure: arguments go to ``python -m benchmarks``, such as ``--base REV``."""
     _install(session, "dev", "bench")

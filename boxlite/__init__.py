@@ -25,6 +25,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _command                                a checked command
 #   _options                                checked options
 #   _program                                a program, run to its end
+#   _state, _secrets                        what a box is doing; what no report shows
 #   _sockets, _process, _evidence, _scopes  the system, seen through Trio
 #   _errors                                 every error
 #   _layout, _report, _result               plain data
@@ -64,6 +65,7 @@ from ._report import CrashKind as CrashKind, CrashReport as CrashReport
 from ._result import ExecResult as ExecResult
 from ._runtime import Runtime as Runtime, open_runtime as open_runtime
 from ._startup.pipeline import StageEvent as StageEvent
+from ._state import BoxState as BoxState
 from ._vm.template import TemplateInfo as TemplateInfo
 
 __version__ = "0.1.0"

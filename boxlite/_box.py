@@ -27,6 +27,7 @@ from ._execution import Capture, Execution
 from ._options import check_seconds
 from ._scopes import open_nursery_unwrapped
 from ._startup.crash import crash_report
+from ._state import BoxState
 
 if TYPE_CHECKING:
     import os
@@ -50,8 +51,8 @@ _KILLED_SECONDS: Final = 5.0
 class Box:
     """A running virtual machine that takes commands.
 
-    Made by :meth:`Runtime.open_box`, and usable until its block ends. Any
-    number of tasks may use it at once.
+    Made by :meth:`Runtime.open_box` or :meth:`Runtime.attach`, and usable until
+    its block ends. Any number of tasks may use it at once.
 
     When the VM dies, the block is cancelled and leaving it raises
     :class:`BoxCrashedError`; a call from a task outside the block raises it
@@ -73,15 +74,21 @@ class Box:
     ) -> None:
         self._start = start
         self._body = body
-        self._state = "running"
+        self._closed = False
         self._over = trio.Event()
+        self._watching = trio.CancelScope()
         self.crash: CrashReport | None = None
         self.id = start.box_id
         self.options = options
         self.timings = timings
 
     def __repr__(self) -> str:
-        return f"<boxlite.Box {self.id} {self._state}>"
+        return f"<boxlite.Box {self.id} {self.state.value}>"
+
+    @property
+    def state(self) -> BoxState:
+        """What the box is doing."""
+        return self._start.lifecycle.state
 
     @property
     def shim_pid(self) -> int:
@@ -217,13 +224,17 @@ class Box:
         cwd: str | os.PathLike[str],
         terminal: TerminalSize | None,
     ) -> Command:
-        return check_command(command, env=env, cwd=cwd, terminal=terminal, beneath=self.options.env)
+        checked = check_command(
+            command, env=env, cwd=cwd, terminal=terminal, beneath=self.options.env
+        )
+        self._start.secrets.add((env or {}).values())
+        return checked
 
     @asynccontextmanager
     async def _calling(self) -> AsyncIterator[None]:
         """Hold for every call to the guest: a loss that is the VM's death is told as such."""
-        if self._state == "closed":
-            raise self._closed()
+        if self._closed:
+            raise self._not_open()
         try:
             yield
         except GuestLostError as exc:
@@ -234,25 +245,55 @@ class Box:
             await trio.lowlevel.checkpoint()
             if self.crash is not None:
                 raise BoxCrashedError(self.crash) from exc
-            if self._state == "closed":
-                raise self._closed() from exc
+            if self._closed:
+                raise self._not_open() from exc
             raise
 
-    def _closed(self) -> StateError:
+    def _not_open(self) -> StateError:
         return StateError("use the box", required="running", actual="closed")
 
     def _close(self) -> None:
-        self._state = "closed"
+        """From here on the end of the VM is wanted, or nobody's business here."""
+        self._closed = True
         self._over.set()
+        self._watching.cancel()
+
+    async def stop(self) -> None:
+        """Stop the box now, in order; a detached one too. Idempotent.
+
+        The guest is asked, then signalled, then killed, each step bounded.
+        Calls that are under way raise :class:`StateError`, as all do from now
+        on, and the block goes on. Cancelling it kills the VM at once.
+
+        Raises:
+            BoxCrashedError: The VM has died before.
+            HostError: A process is still there after SIGKILL.
+        """
+        if self.crash is not None:
+            raise BoxCrashedError(self.crash)
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            if self.state is BoxState.STOPPING:
+                await self._start.shim.watch.wait()
+            return
+        self._close()
+        self._start.stays = False
+        self._start.begin_stop()
+        try:
+            await self._ask_to_stop()
+        finally:
+            await self._start.shim.stop()
 
     async def _watch(self) -> None:
         """Wait for the VM's death; tell everyone who is concerned."""
         start = self._start
-        await start.shim.watch.wait()
-        start.keep_evidence = True
-        self.crash = crash_report(start.circumstances(), phase="run", exit_code=start.shim.reap())
-        self._over.set()
-        self._body.cancel()
+        with self._watching:
+            await start.shim.watch.wait()
+            start.fail()
+            about = start.circumstances()
+            self.crash = crash_report(about, phase="run", exit_code=start.shim.reap())
+            self._over.set()
+            self._body.cancel()
 
     async def _ask_to_stop(self) -> None:
         """Ask the guest to end its commands and power off, and wait for that; bounded."""
@@ -281,7 +322,7 @@ async def _communicate(
 async def used_box(
     start: Startup, *, options: BoxOptions, timings: tuple[tuple[str, float], ...]
 ) -> AsyncIterator[Box]:
-    """Run the block with a started box, and have the guest power off afterwards.
+    """Run the block with a started box; afterwards have its guest power off, unless it stays.
 
     Which error leaves it, when there are several to choose from:
 
@@ -299,13 +340,8 @@ async def used_box(
     """
     body = trio.CancelScope()
     box = Box(start, body, options=options, timings=timings)
-    watch_scope = trio.CancelScope()
-
-    async def watch() -> None:
-        with watch_scope:
-            await box._watch()  # noqa: SLF001 - the box's own task
-
-    start.nursery.start_soon(watch, name="VM watch")
+    start.secrets.add(value for _, value in options.env)
+    start.nursery.start_soon(box._watch, name="VM watch")  # noqa: SLF001 - the box's own task
     lost: BoxliteError | None = None
     try:
         with body:
@@ -317,11 +353,11 @@ async def used_box(
             exc.add_note(f"the box died too: {box.crash.headline}")
         raise
     finally:
-        # From here on the VM's end is wanted.
-        watch_scope.cancel()
         box._close()  # noqa: SLF001
     if box.crash is not None:
         raise BoxCrashedError(box.crash) from lost
     if lost is not None:
         raise lost
-    await box._ask_to_stop()  # noqa: SLF001
+    if start.lifecycle.state is BoxState.RUNNING and not start.stays:
+        start.begin_stop()
+        await box._ask_to_stop()  # noqa: SLF001

@@ -7,6 +7,7 @@ told to, or lets a control character through to a terminal.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 #: Enough of a log for a person; more belongs in an editor.
 HEAD_BYTES: Final = 16 << 10
 TAIL_BYTES: Final = 64 << 10
+
+_NOT_REGULAR: Final = "it is not a regular file"
 
 # A kernel's console is ASCII, and translating that takes no time at all.
 _ASCII_CONTROLS: Final = {
@@ -34,11 +37,13 @@ class Excerpt:
         size: The size of the whole file in bytes; None when it could not be read.
         head: Its first bytes.
         tail: Its last bytes; they may overlap the first.
+        problem: Why it could not be read; empty when it was, or is not there.
     """
 
     size: int | None
     head: bytes = b""
     tail: bytes = b""
+    problem: str = ""
 
     @property
     def whole(self) -> bytes | None:
@@ -47,7 +52,7 @@ class Excerpt:
 
 
 def read_excerpt(path: Path, *, head: int = HEAD_BYTES, tail: int = TAIL_BYTES) -> Excerpt:
-    """Read the two ends of a regular file; anything else reads as missing.
+    """Read the two ends of a regular file; of anything else it is said that it is none.
 
     Args:
         path: The file. A symbolic link is not followed.
@@ -57,16 +62,19 @@ def read_excerpt(path: Path, *, head: int = HEAD_BYTES, tail: int = TAIL_BYTES) 
     try:
         # O_NONBLOCK: opening a fifo that somebody left there must not hang.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return Excerpt(None)
+    except OSError as exc:
+        link = exc.errno == errno.ELOOP
+        return Excerpt(None, problem=_NOT_REGULAR if link else f"{exc.strerror}")
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
-            return Excerpt(None)
+            return Excerpt(None, problem=_NOT_REGULAR)
         first = os.pread(fd, head, 0)
         last = os.pread(fd, tail, max(0, found.st_size - tail))
-    except OSError:
-        return Excerpt(None)
+    except OSError as exc:
+        return Excerpt(None, problem=f"{exc.strerror}")
     finally:
         os.close(fd)
     return Excerpt(found.st_size, first, last)

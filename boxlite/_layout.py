@@ -11,6 +11,7 @@ r"""Where everything lies on disk. Paths only: nothing here creates or removes.
       tmp/                     what is being made; wiped when a runtime starts
       boxes/<id>/              0700
         sockets/ready.sock  sockets/agent0.sock ...
+        box.json               what a detached box is; no other box has one
         shim.pid  vm.pid       "pid\nstart time in clock ticks\n"
         exit                   JSON, written once by the shim (see boxlite.shim)
         shim.stderr            what shim and QEMU wrote to stderr, bounded
@@ -56,6 +57,11 @@ class BoxLayout:
     def agent_sockets(self) -> tuple[Path, ...]:
         """Where QEMU listens: one per agent port of the guest."""
         return tuple(self.sockets / f"agent{index}.sock" for index in range(AGENT_PORTS))
+
+    @property
+    def record(self) -> Path:
+        """What a detached box is."""
+        return self.root / "box.json"
 
     @property
     def shim_pid(self) -> Path:

@@ -173,6 +173,8 @@ class BoxOptions:
             ready. Default ``$BOXLITE_READY_TIMEOUT``, else 30.
         stop_grace: Seconds that commands may take to end after SIGTERM when the
             box is stopped in order: more than 0, at most 10. Default 2.
+        detach: Let the box run on when its block ends, however that is, and when
+            this program does: see :meth:`Runtime.attach`. Default: no.
 
     Raises:
         InvalidOptionError: A value is not allowed.
@@ -188,6 +190,7 @@ class BoxOptions:
     env: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_environment)
     ready_timeout: float = attrs.field(factory=_default_ready_timeout, validator=_seconds)
     stop_grace: float = attrs.field(default=2.0, validator=_seconds)
+    detach: bool = attrs.field(default=False, validator=_truth)
 
     @stop_grace.validator
     def _bounded(self, attribute: attrs.Attribute[float], value: float) -> None:
@@ -215,6 +218,7 @@ class BoxFields(TypedDict, total=False):
     env: Mapping[str, str]
     ready_timeout: float
     stop_grace: float
+    detach: bool
 
 
 def options_from(cls: type[T], given: object, changes: Mapping[str, Any]) -> T:

@@ -68,7 +68,7 @@ class PoolBox:
             async def see_death() -> None:
                 await self._start.shim.watch.wait()
                 if not self.taken:
-                    self._start.keep_evidence = True
+                    self._start.fail()
                     _log.warning("the warm box %s died before it was used", self._start.box_id)
                     nursery.cancel_scope.cancel()
 
@@ -201,4 +201,4 @@ async def _warm_up(start: Startup) -> None:
 
 def _machine(options: BoxOptions) -> tuple[object, ...]:
     """Return what a started box cannot change any more."""
-    return options.image, options.cpus, options.memory_mib
+    return options.image, options.cpus, options.memory_mib, options.detach

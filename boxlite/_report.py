@@ -7,7 +7,8 @@ leaves; this module only holds and renders them, so that errors can carry them.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -15,11 +16,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: The shape of :meth:`CrashReport.as_dict`; a change of a field's meaning raises it.
+FORMAT_VERSION: Final = 1
+
+
 class CrashKind(enum.Enum):
     """What sort of end it was; a program may branch on this."""
 
     #: The VM process was ended by a signal.
     SIGNAL = "signal"
+    #: The host ran out of memory, and its kernel killed the VM or its shim.
+    HOST_MEMORY = "host_memory"
+    #: Somebody else had the VM stopped in order.
+    STOPPED = "stopped"
     #: The VM process exited with an error of its own.
     ENGINE = "engine"
     #: QEMU or the host cannot do what was asked of it.
@@ -46,6 +55,8 @@ class CrashReport:
 
     Every text in it that came from the guest or from a file is bounded and has
     its control characters escaped, so that a report can be printed anywhere.
+    The values of environment variables that the box or a command was given are
+    blotted out of it, except for those shorter than 4 bytes.
 
     Args:
         box_id: Which box.
@@ -83,3 +94,26 @@ class CrashReport:
         if self.files:
             lines += ["", "Files:", *(f"  {name}: {path}" for name, path in self.files)]
         return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain data: what :meth:`render_json` writes."""
+        return {
+            "version": FORMAT_VERSION,
+            "box_id": self.box_id,
+            "kind": self.kind.value,
+            "headline": self.headline,
+            "cause": self.cause,
+            "likely_causes": list(self.likely_causes),
+            "evidence": [{"name": name, "seen": seen} for name, seen in self.evidence],
+            "files": [{"name": name, "path": str(path)} for name, path in self.files],
+            "exit_code": self.exit_code,
+            "debug_info": self.debug_info,
+        }
+
+    def render_json(self, *, indent: int | None = None) -> str:
+        """Return the report as one JSON object, in ASCII.
+
+        Args:
+            indent: Spaces per level; None for one line.
+        """
+        return json.dumps(self.as_dict(), indent=indent)

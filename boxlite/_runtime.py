@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import string
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 import trio
 
 from ._box import used_box
-from ._errors import HostError, RuntimeInUseError, StateError
+from ._errors import HostError, InvalidOptionError, RuntimeInUseError, StateError
 from ._layout import BoxLayout, HomeLayout
 from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
 from ._pool import Pool
@@ -22,7 +23,8 @@ from ._process import read_pid_file
 from ._scopes import open_nursery_unwrapped
 from ._startup.groundwork import Groundwork
 from ._startup.pipeline import StageLog, run_stages
-from ._startup.stages import BOX_START, TEMPLATE_PREPARATION
+from ._startup.record import read_record
+from ._startup.stages import BOX_ATTACH, BOX_START, TEMPLATE_PREPARATION
 from ._startup.startup import open_startup
 from ._vm.template import list_templates, remove_template
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 #: 36 ** 12 ids: two of them never meet, and they are valid host names.
 _ID_ALPHABET: Final = string.digits + string.ascii_lowercase
 _ID_LENGTH: Final = 12
+_ID: Final = re.compile(f"[{_ID_ALPHABET}]{{{_ID_LENGTH}}}")
 #: Directories of failed boxes that a home keeps; they are small, but not nothing.
 FAILURES_KEPT: Final = 20
 # Longer than the ladder that stops one box; boxes stop at the same time.
@@ -59,6 +62,7 @@ class Runtime:
         self.options = options
         self.home = HomeLayout(options.home)
         self._open: set[trio.CancelScope] = set()
+        self._used: set[str] = set()
         self._groundwork = Groundwork(self.home, options)
         warm = BoxOptions()
         self._pool = Pool(size=options.warm, start_box=lambda: self._new_box(warm), options=warm)
@@ -107,15 +111,83 @@ class Runtime:
         wanted = options_from(BoxOptions, options, changes)
         if self._closed:
             raise StateError("open a box", required="an open runtime", actual="closed")
+        async with (
+            self._membership(),
+            self._started(wanted, on_stage) as (start, timings),
+            used_box(start, options=wanted, timings=timings) as box,
+        ):
+            with self._using(box.id):
+                yield box
+
+    @asynccontextmanager
+    async def attach(
+        self, box_id: str, *, on_stage: Callable[[StageEvent], object] | None = None
+    ) -> AsyncIterator[Box]:
+        """Use a box that was opened with ``detach=True`` and runs on, here or in another program.
+
+        Leaving the block leaves the box running, however the block ends; only
+        :meth:`Box.stop` ends it. Cancelling it at any moment changes nothing
+        about the box.
+
+        Args:
+            box_id: Its :attr:`Box.id`.
+            on_stage: Called synchronously with every event.
+
+        Raises:
+            InvalidOptionError: The home has no box of that id.
+            StateError: The box is not detached, or is open in this program already.
+            BoxCrashedError: It does not run any more; the report says why.
+            BoxStartError: It runs, and its guest does not answer.
+            HostError: What it is has been written down by another version of boxlite.
+        """
+        if self._closed:
+            raise StateError("attach to a box", required="an open runtime", actual="closed")
+        options = self._detached(box_id)
+        with self._using(box_id):
+            async with self._membership(), self._startup(options, on_stage, box_id=box_id) as start:
+                await start.bring_up(BOX_ATTACH)
+                timings = tuple(start.log.timings)
+                async with used_box(start, options=options, timings=timings) as box:
+                    yield box
+
+    def _detached(self, box_id: str) -> BoxOptions:
+        """Return what a box of this home is that can be attached to, or could be if it ran."""
+        # Checked before it becomes a path.
+        if not isinstance(box_id, str) or not _ID.fullmatch(box_id):
+            allowed = f"{_ID_LENGTH} letters a-z and digits, as Box.id has them"
+            raise InvalidOptionError("box_id", box_id, allowed)
+        layout = self.home.box(box_id)
+        if not layout.root.is_dir():
+            raise InvalidOptionError("box_id", box_id, f"the id of a box in {layout.root.parent}")
+        if box_id in self._used:
+            required, actual = "not open in this program", "open in it"
+            raise StateError("attach to a box", required=required, actual=actual)
+        options = read_record(layout)
+        if options is None and _alive(layout):
+            raise StateError("attach to a box", required="detached", actual="not detached")
+        return options or BoxOptions()
+
+    @contextmanager
+    def _using(self, box_id: str) -> Iterator[None]:
+        """Keep the box from being attached to while the block runs."""
+        self._used.add(box_id)
+        try:
+            yield
+        finally:
+            self._used.discard(box_id)
+
+    @asynccontextmanager
+    async def _membership(self) -> AsyncIterator[None]:
+        """Have the block end when the runtime is closed."""
         scope = trio.CancelScope()
         self._open.add(scope)
         try:
             with scope:
-                async with self._started(wanted, on_stage) as (start, timings):
-                    async with used_box(start, options=wanted, timings=timings) as box:
-                        yield box
+                yield
         finally:
-            self._forget(scope)
+            self._open.discard(scope)
+            if self._closed and not self._open:
+                self._all_closed.set()
         if scope.cancelled_caught:
             raise StateError("go on with a box", required="an open runtime", actual="closed")
 
@@ -148,14 +220,18 @@ class Runtime:
         self, options: BoxOptions, listener: Callable[[StageEvent], object] | None = None
     ) -> AsyncIterator[Startup]:
         async with self._startup(options, listener) as start:
-            await run_stages(BOX_START, start, start.log)
+            await start.bring_up(BOX_START)
             yield start
 
     def _startup(
-        self, options: BoxOptions, listener: Callable[[StageEvent], object] | None
+        self,
+        options: BoxOptions,
+        listener: Callable[[StageEvent], object] | None,
+        *,
+        box_id: str = "",
     ) -> AbstractAsyncContextManager[Startup]:
         return open_startup(
-            "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH)),
+            box_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH)),
             options=options,
             runtime=self.options,
             home=self.home,
@@ -220,11 +296,6 @@ class Runtime:
             raise HostError(
                 f"the template {key} cannot be removed: {exc}", fix="Check the rights there."
             ) from exc
-
-    def _forget(self, scope: trio.CancelScope) -> None:
-        self._open.discard(scope)
-        if self._closed and not self._open:
-            self._all_closed.set()
 
     async def _close(self) -> None:
         """Close every box that another task still has open, and wait for that."""

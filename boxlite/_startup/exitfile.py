@@ -18,6 +18,8 @@ from boxlite._evidence import printable, read_excerpt
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from boxlite._secrets import Secrets
+
 _FILE_BYTES: Final = 64 << 10
 _TEXT_CHARACTERS: Final = 2000
 
@@ -52,10 +54,21 @@ class ExitRecord:
     location: str = ""
 
 
-def read_exit_file(path: Path) -> ExitRecord | None:
-    """Return what an exit file says, or None if it is missing or makes no sense."""
-    data = read_excerpt(path, head=_FILE_BYTES, tail=0).whole
-    return None if data is None else parse_exit_record(data)
+def read_exit_file(path: Path, secrets: Secrets) -> tuple[ExitRecord | None, str]:
+    """Return what an exit file says, without the secrets, and if it says nothing why that is.
+
+    Nothing is said by a file that is missing, cannot be read or makes no sense.
+    """
+    excerpt = read_excerpt(path, head=_FILE_BYTES, tail=0)
+    if excerpt.size is None:
+        return None, excerpt.problem or "missing"
+    if excerpt.whole is None:
+        return None, f"{excerpt.size} bytes long, which no shim writes"
+    record = parse_exit_record(excerpt.whole)
+    if record is None:
+        return None, "not what a shim writes"
+    # Its words, and not the file: a secret may be a word that the format needs.
+    return attrs.evolve(record, message=secrets.hide_text(record.message)), ""
 
 
 def parse_exit_record(data: bytes) -> ExitRecord | None:

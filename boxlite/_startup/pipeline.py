@@ -62,26 +62,31 @@ class StageLog:
         listener: Called with every event, synchronously, in the starting task;
             an exception from it fails the start.
         timings: Finished stages and their seconds, in the order they finished.
-        under_way: Stages that have begun and not ended.
+        under_way: Stages that have begun and not ended, and when they began.
     """
 
     box_id: str
     listener: Callable[[StageEvent], object] | None = None
     timings: list[tuple[str, float]] = attrs.field(factory=list)
-    under_way: list[str] = attrs.field(factory=list)
+    under_way: dict[str, float] = attrs.field(factory=dict)
+
+    def so_far(self) -> tuple[tuple[str, float], ...]:
+        """Return the stages that are under way, and the seconds since each began."""
+        now = trio.current_time()
+        return tuple((name, now - began) for name, began in self.under_way.items())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Record a stage around the block."""
         began = trio.current_time()
         self._tell(StageEvent(box_id=self.box_id, stage=name, what="began"))
-        self.under_way.append(name)
+        self.under_way[name] = began
         what: Literal["done", "failed"] = "failed"
         try:
             yield
             what = "done"
         finally:
-            self.under_way.remove(name)
+            del self.under_way[name]
             seconds = trio.current_time() - began
             if what == "done":
                 self.timings.append((name, seconds))

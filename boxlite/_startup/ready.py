@@ -226,5 +226,5 @@ async def wait_until_ready(
         raise BoxStartError(crash_report(about, phase="start", exit_code=reap()))
     if outcome is Outcome.DEADLINE:
         raise BoxStartTimeoutError(
-            timeout_report(about, seconds=seconds, shim_alive=shim is not None)
+            timeout_report(about, seconds=seconds, shim_alive=None if shim is None else True)
         )

@@ -17,17 +17,27 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from boxlite._errors import BoxStartError, HostError
+from boxlite._errors import (
+    BoxCrashedError,
+    BoxliteError,
+    BoxStartError,
+    GuestLostError,
+    GuestProtocolError,
+    GuestTimeoutError,
+    HostError,
+)
 from boxlite._report import CrashKind
 from boxlite._sockets import connect_unix
-from boxlite._vm.shim import MachineFiles, remove_sockets, spawn_shim
+from boxlite._vm.shim import MachineFiles, remove_sockets, running_shim, spawn_shim
 from boxlite._vm.shim_command import GuestIdentity
 from boxlite._vm.template import TemplateDraft
 
-from .crash import broken_guest_report, crash_report
+from .crash import Circumstances, broken_guest_report, crash_report
+from .hostmemory import oom_kills
 from .machine import Machine
 from .pipeline import Stage, StageLog, Together, run_stages
 from .ready import ReadySocket, UnixTransport, wait_until_ready
+from .record import write_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +47,8 @@ if TYPE_CHECKING:
     from .startup import Startup
 
 _DEATH_SECONDS: Final = 2.0
+_RECONNECTS: Final = 5
+_RECONNECT_SECONDS: Final = 0.1
 # It imports asyncio and trio-asyncio, which change it, so not before a box is started.
 _SESSION_MODULE: Final = "boxlite._rpc.session"
 
@@ -65,6 +77,8 @@ async def make_directory(start: Startup) -> None:
         layout.root.mkdir(mode=0o700)
         start.undo.callback(_remove, start)
         layout.sockets.mkdir(mode=0o700)
+        if start.options.detach:
+            write_record(layout, start.options)
     except OSError as exc:
         raise HostError(
             f"the directory of the box, {exc.filename}, cannot be made: {exc.strerror}",
@@ -120,6 +134,7 @@ async def start_shim(start: Startup) -> None:
     await trio.lowlevel.checkpoint()
     start.listener = ReadySocket(UnixTransport(start.layout.ready_socket), nonce=start.nonce)
     start.undo.callback(start.listener.close)
+    start.oom_kills = oom_kills()
     with _open_files(start) as files:
 
         def make_argv(chardevs: Chardevs) -> list[str]:
@@ -134,8 +149,9 @@ async def start_shim(start: Startup) -> None:
             ),
             make_argv=make_argv,
             files=files,
+            detach=start.options.detach and start.draft is None,
         )
-    start.undo.push_async_callback(start.shim.stop)
+    start.undo.push_async_callback(_end_shim, start)
 
 
 @contextmanager
@@ -168,7 +184,7 @@ async def wait_ready(start: Startup) -> None:
             about=start.circumstances(),
         )
     except BoxStartError as exc:
-        start.keep_evidence = True
+        start.fail()
         if exc.report.kind is CrashKind.TEMPLATE and start.template is not None:
             # What cannot be removed fails again, with the same story.
             with suppress(OSError):
@@ -188,9 +204,56 @@ async def connect_guest(start: Startup) -> None:
     start.session = await start.nursery.start(serve_session, stream, name="guest session")
 
 
+async def find_shim(start: Startup) -> None:
+    """Find the shim of a box that was left running, by its pid and its start time."""
+    await trio.lowlevel.checkpoint()
+    if (shim := running_shim(start.layout)) is None:
+        raise BoxCrashedError(crash_report(_last_seen(start), phase="attach", exit_code=None))
+    start.shim = shim
+    # Whatever goes wrong from here on is no reason to end somebody's box.
+    start.stays = True
+    start.undo.callback(_remove, start)
+    start.undo.push_async_callback(_end_shim, start)
+
+
+def _last_seen(start: Startup) -> Circumstances:
+    return Circumstances(box_id=start.box_id, layout=start.layout, secrets=start.secrets)
+
+
+async def reconnect_guest(start: Startup) -> None:
+    """Open a session on the agent port that another program had, and may have left in mid-word."""
+    from boxlite._rpc.session import serve_session  # noqa: PLC0415 - imports asyncio
+
+    for attempt in range(_RECONNECTS):
+        try:
+            stream = await connect_unix(start.layout.agent_sockets[0])
+            start.session = await start.nursery.start(serve_session, stream, name="guest session")
+            await start.session.ping()
+        except (GuestLostError, GuestProtocolError, OSError) as exc:
+            # The first bytes can be the end of what was meant for the other program.
+            if attempt + 1 == _RECONNECTS or start.shim.watch.has_ended():
+                raise await _not_found(start, exc) from exc
+            await trio.sleep(_RECONNECT_SECONDS)
+        except GuestTimeoutError as exc:
+            raise await _not_found(start, exc) from exc
+        else:
+            return
+
+
+async def _not_found(start: Startup, error: Exception) -> BoxliteError:
+    """Return the story of a box that was there and does not answer: dead by now, or alive."""
+    with trio.move_on_after(_DEATH_SECONDS):
+        await start.shim.watch.wait()
+        start.fail()
+        return BoxCrashedError(
+            crash_report(start.circumstances(), phase="attach", exit_code=start.shim.reap())
+        )
+    return BoxStartError(broken_guest_report(start.circumstances(), error, phase="attach"))
+
+
 async def _fallen(start: Startup, error: Exception) -> BoxStartError:
     """Return the story of a guest that said it was ready and then failed: by death or alive."""
-    start.keep_evidence = True
+    start.fail()
     about = start.circumstances()
     # A connection that breaks is nearly always the VM's death, seen a moment early.
     with trio.move_on_after(_DEATH_SECONDS):
@@ -199,9 +262,20 @@ async def _fallen(start: Startup, error: Exception) -> BoxStartError:
     return BoxStartError(broken_guest_report(about, error))
 
 
+async def _end_shim(start: Startup) -> None:
+    """End the VM, or leave it to its shim."""
+    if start.stays:
+        start.shim.release()
+        await trio.lowlevel.checkpoint()
+    else:
+        await start.shim.stop()
+
+
 def _remove(start: Startup) -> None:
-    """Remove the box's directory, except what explains a failure."""
+    """Remove the directory of a box that is gone, except what explains a failure."""
     layout = start.layout
+    if start.stays:
+        return
     if not start.keep_evidence:
         shutil.rmtree(layout.root)
         return
@@ -220,6 +294,13 @@ BOX_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
     Stage("shim", start_shim),
     Together((Stage("guest_ready", wait_ready), Stage("session_code", load_session_code))),
     Stage("guest_connect", connect_guest),
+)
+
+#: How a box is found again that was left running: there is no announcement to wait for.
+BOX_ATTACH: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
+    Stage("shim", find_shim),
+    Stage("session_code", load_session_code),
+    Stage("guest_connect", reconnect_guest),
 )
 
 #: What it takes to have a template, and no box.

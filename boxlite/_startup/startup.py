@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import AsyncExitStack, asynccontextmanager
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import attrs
 
 from boxlite._scopes import open_nursery_unwrapped
+from boxlite._secrets import Secrets
+from boxlite._state import BoxState, Lifecycle, may_follow
 
 from .crash import Circumstances
-from .pipeline import StageLog
+from .pipeline import StageLog, run_stages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     import trio
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from .groundwork import Groundwork
     from .machine import Machine
-    from .pipeline import StageEvent
+    from .pipeline import Stage, StageEvent, Together
     from .ready import ReadySocket
 
 
@@ -45,7 +47,10 @@ class Startup:
         nursery: The box's own nursery.
         undo: Undoes what was made; entered outside the nursery.
         log: Records the stages.
+        lifecycle: The state of the box.
+        secrets: What no report on it may show.
         keep_evidence: The box has failed: the files that explain it must stay.
+        stays: The VM is to run on when this is over.
         nonce: What this start's ready announcement must carry.
     """
 
@@ -57,7 +62,13 @@ class Startup:
     nursery: trio.Nursery
     undo: AsyncExitStack
     log: StageLog
-    nonce: str = attrs.field(factory=lambda: secrets.token_hex(16))
+    nonce: str = attrs.field(factory=lambda: token_hex(16))
+
+    lifecycle: Lifecycle = attrs.field(factory=Lifecycle, init=False)
+    secrets: Secrets = attrs.field(init=False)
+    keep_evidence: bool = attrs.field(default=False, init=False)
+    stays: bool = attrs.field(default=False, init=False)
+    oom_kills: int | None = attrs.field(default=None, init=False)
 
     host: Preflight = attrs.field(init=False)
     kit: GuestKit = attrs.field(init=False)
@@ -66,8 +77,11 @@ class Startup:
     draft: TemplateDraft | None = attrs.field(default=None, init=False)
     listener: ReadySocket = attrs.field(init=False)
     shim: Shim = attrs.field(init=False)
-    keep_evidence: bool = attrs.field(default=False, init=False)
     session: GuestSession = attrs.field(init=False)
+
+    @secrets.default
+    def _values_of_environment(self) -> Secrets:
+        return Secrets(value for _, value in self.options.env)
 
     @property
     def layout(self) -> BoxLayout:
@@ -81,9 +95,42 @@ class Startup:
             layout=self.layout,
             argv=self.shim.argv,
             timings=tuple(self.log.timings),
-            stage=", ".join(self.log.under_way),
+            under_way=self.log.so_far(),
             template="" if self.template is None else self.template.key,
+            oom_kills=self.oom_kills,
+            secrets=self.secrets,
         )
+
+    async def bring_up(self, table: Sequence[Stage[Startup] | Together[Startup]]) -> None:
+        """Run the stages of a table; then the box runs. The first failure is raised.
+
+        Raises:
+            BoxliteError: Whatever a stage raises.
+        """
+        self.lifecycle.advance(BoxState.STARTING, to="start the box")
+        try:
+            await run_stages(table, self, self.log)
+        except Exception:
+            self.lifecycle.fail()
+            raise
+        self.lifecycle.advance(BoxState.RUNNING, to="use the box")
+        self.stays = self.options.detach
+
+    def fail(self) -> None:
+        """Note that the box has no VM any more, or one that is of no use. Idempotent."""
+        self.lifecycle.fail()
+        self.keep_evidence = True
+        self.stays = False
+
+    def begin_stop(self) -> None:
+        """Note that the box is being taken down, unless it is to stay or has failed."""
+        if not self.stays and may_follow(self.lifecycle.state, BoxState.STOPPING):
+            self.lifecycle.advance(BoxState.STOPPING, to="stop the box")
+
+    def end_stop(self) -> None:
+        """Note that nothing of the box is left, if it was being taken down."""
+        if may_follow(self.lifecycle.state, BoxState.STOPPED):
+            self.lifecycle.advance(BoxState.STOPPED, to="stop the box")
 
 
 @asynccontextmanager
@@ -109,7 +156,7 @@ async def open_startup(
         listener: Told every event of the start.
     """
     async with AsyncExitStack() as undo, open_nursery_unwrapped() as nursery:
-        yield Startup(
+        start = Startup(
             box_id=box_id,
             options=options,
             runtime=runtime,
@@ -119,4 +166,9 @@ async def open_startup(
             undo=undo,
             log=StageLog(box_id=box_id, listener=listener),
         )
+        undo.callback(start.end_stop)
+        try:
+            yield start
+        finally:
+            start.begin_stop()
         nursery.cancel_scope.cancel()

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from boxlite._layout import BoxLayout
+    from boxlite._process import ProcessIdentity
 
 #: The shim's own ladder: 3 s for the guest, 2 s for QEMU's SIGTERM, and some to spare.
 TERM_SECONDS: Final = 6.0
@@ -60,20 +62,28 @@ class MachineFiles:
 
 
 class Shim:
-    """A running shim, our child. Made by :func:`spawn_shim`.
+    """A running shim. Made by :func:`spawn_shim`, or found by :func:`running_shim`.
 
     Attributes:
         watch: Its end, through a pidfd.
         argv: QEMU's command line.
+
+    Args:
+        watch: Its end.
+        layout: The files of its box.
+        argv: QEMU's command line.
+        child: The process, if it is our child.
+        lifeline: The pipe whose end the shim takes for the end of this program.
     """
 
     def __init__(
         self,
-        child: subprocess.Popen[bytes],
         watch: ExitWatch,
-        lifeline: int | None,
         layout: BoxLayout,
         argv: Sequence[str],
+        *,
+        child: subprocess.Popen[bytes] | None = None,
+        lifeline: int | None = None,
     ) -> None:
         self._child = child
         self._lifeline = lifeline
@@ -84,11 +94,17 @@ class Shim:
     @property
     def pid(self) -> int:
         """The shim's process id."""
-        return self._child.pid
+        return self.watch.pid
 
     def reap(self) -> int | None:
-        """Collect the exit code if the shim has ended: -n when signal n ended it."""
-        return self._child.poll()
+        """Collect the exit code of a child that has ended: -n when signal n ended it."""
+        return None if self._child is None else self._child.poll()
+
+    def release(self) -> None:
+        """Let go of a shim that was started to outlive this program. Idempotent."""
+        if self._child is not None:
+            _left_running.add(self._child)
+        self._release()
 
     async def stop(self) -> None:
         """End the shim and its VM, reap the shim and release its descriptors.
@@ -238,7 +254,42 @@ def spawn_shim(
             child.wait()
             raise
         lifeline.pop_all()
-    return Shim(child, watch, writer, layout, argv)
+    _reap_left_running()
+    return Shim(watch, layout, argv, child=child, lifeline=writer)
+
+
+# Children that run on. One that ends stays a zombie until the next shim is started.
+_left_running: Final[set[subprocess.Popen[bytes]]] = set()
+
+
+def _reap_left_running() -> None:
+    for child in [child for child in _left_running if child.poll() is not None]:
+        _left_running.discard(child)
+
+
+def running_shim(layout: BoxLayout) -> Shim | None:
+    """Return the shim of a box if it runs: this very one, and not whoever has its pid.
+
+    Raises:
+        HostError: There is no descriptor to be had.
+    """
+    _reap_left_running()
+    watch = ExitWatch.of(read_pid_file(layout.shim_pid))
+    if watch.has_ended():
+        watch.close()
+        return None
+    return Shim(watch, layout, _command_line(read_pid_file(layout.vm_pid)))
+
+
+def _command_line(process: ProcessIdentity | None) -> list[str]:
+    """Return the command line of a process; empty when it is gone or not to be seen."""
+    if process is None:
+        return []
+    try:
+        words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in words] if process.is_alive() else []
 
 
 def _shim_environment() -> dict[str, str]:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from boxlite import CrashKind, CrashReport, GuestTimeoutError
 from boxlite._evidence import first_lines, last_lines, printable, read_excerpt
 from boxlite._layout import BoxLayout
+from boxlite._secrets import Secrets
 from boxlite._startup.console import read_console
 from boxlite._startup.crash import (
     Circumstances,
@@ -52,7 +53,11 @@ def report(
     if stderr is not None:
         layout.shim_stderr.write_bytes(stderr)
     about = Circumstances(
-        box_id="b0x", layout=layout, argv=ARGV, timings=[("layout", 0.25)], stage="guest_connect"
+        box_id="b0x",
+        layout=layout,
+        argv=ARGV,
+        timings=[("layout", 0.25)],
+        under_way=[("guest_connect", 1.5)],
     )
     return crash_report(about, phase=phase, exit_code=exit_code)
 
@@ -223,7 +228,11 @@ def test_a_timeout_tells_what_was_seen(layout: BoxLayout, console: bytes, words:
     """Shim, console, ready socket, stage and stages done are all in it."""
     layout.console_log.write_bytes(console)
     about = Circumstances(
-        box_id="b0x", layout=layout, argv=ARGV, timings=[("layout", 0.25)], stage="guest_connect"
+        box_id="b0x",
+        layout=layout,
+        argv=ARGV,
+        timings=[("layout", 0.25)],
+        under_way=[("guest_connect", 1.5)],
     )
     found = timeout_report(about, seconds=30, shim_alive=True)
 
@@ -233,7 +242,7 @@ def test_a_timeout_tells_what_was_seen(layout: BoxLayout, console: bytes, words:
     assert words in found.cause
     assert evidence["shim"] == "alive"
     assert evidence["ready socket"] == "missing"
-    assert evidence["stage"] == "guest_connect"
+    assert evidence["stage"] == "guest_connect 1.500 s so far"
     assert evidence["stages done"] == "layout 0.250 s"
 
 
@@ -376,10 +385,15 @@ def test_links_fifos_and_directories_are_not_read(layout: BoxLayout, tmp_path: P
     os.mkfifo(layout.console_log)
     layout.shim_stderr.mkdir()
 
-    assert read_exit_file(layout.exit) is None
-    assert read_console(layout.console_log).size is None
+    assert read_exit_file(layout.exit, Secrets()) == (None, "it is not a regular file")
+    assert read_console(layout.console_log, Secrets()).size is None
     assert read_excerpt(layout.shim_stderr).size is None
-    assert report(layout, exit_code=-9).kind is CrashKind.SHIM_LOST
+    found = report(layout, exit_code=-9)
+    assert found.kind is CrashKind.SHIM_LOST
+    evidence = dict(found.evidence)
+    assert evidence["exit file"] == "it is not a regular file"
+    assert evidence["console"] == "cannot be read: it is not a regular file"
+    assert evidence["stderr"] == "cannot be read: it is not a regular file"
 
 
 def test_a_huge_file_is_read_at_both_ends_only(tmp_path: Path) -> None:

@@ -125,7 +125,9 @@ def test_the_home_comes_from_the_environment(
 
 def test_an_unknown_option_lists_the_known_ones() -> None:
     """A typing error is answered with what there is."""
-    with pytest.raises(InvalidOptionError, match="memory.*one of cpus, env, image, memory_mib"):
+    with pytest.raises(
+        InvalidOptionError, match="memory.*one of cpus, detach, env, image, memory_mib"
+    ):
         options_from(BoxOptions, None, {"memory": 256})
     with pytest.raises(InvalidOptionError, match="BoxOptions or keyword arguments"):
         options_from(BoxOptions, RuntimeOptions(home="/h"), {})

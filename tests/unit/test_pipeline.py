@@ -50,7 +50,7 @@ async def test_stages_run_in_order_and_groups_together(
     assert [name for name, _ in log.timings] == ["first", "quick", "slow", "last"]
     assert [seconds for _, seconds in log.timings] == pytest.approx([1, 2, 5, 3])
     assert trio.current_time() == pytest.approx(9)
-    assert log.under_way == []
+    assert log.so_far() == ()
 
 
 async def test_a_failure_ends_the_start_and_comes_out_as_it_is(

@@ -1,0 +1,62 @@
+"""What a detached box is, in a file, so that another program can use it.
+
+It holds the values of environment variables, so only its owner may read it, in a
+directory that only its owner may enter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from boxlite._errors import HostError, InvalidOptionError
+from boxlite._evidence import read_excerpt
+from boxlite._options import BoxOptions
+
+if TYPE_CHECKING:
+    from boxlite._layout import BoxLayout
+
+_VERSION: Final = 1
+#: An environment can be large; no larger than the kernel takes (ARG_MAX, execve(2)).
+_FILE_BYTES: Final = 4 << 20
+
+
+def write_record(layout: BoxLayout, options: BoxOptions) -> None:
+    """Write down what a box is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    fields = attrs.asdict(options)
+    fields["env"] = dict(options.env)
+    text = json.dumps({"version": _VERSION, "options": fields})
+    draft = layout.root / "box.json.new"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="ascii") as file:  # noqa: PTH123 - it has a descriptor
+        file.write(text)
+    draft.rename(layout.record)
+
+
+def read_record(layout: BoxLayout) -> BoxOptions | None:
+    """Return what a box is, or None if it was not detached.
+
+    Raises:
+        HostError: It is written down in a way that this version does not know.
+    """
+    excerpt = read_excerpt(layout.record, head=_FILE_BYTES, tail=0)
+    if excerpt.size is None and not excerpt.problem:
+        return None
+    try:
+        record = json.loads(excerpt.whole or b"")
+        if record["version"] != _VERSION:
+            raise ValueError(f"version {record['version']!r}")
+        return BoxOptions(**record["options"])
+    except (ValueError, TypeError, KeyError, RecursionError, InvalidOptionError) as exc:
+        reason = excerpt.problem or f"{type(exc).__name__}: {exc}"
+        raise HostError(
+            f"{layout.record} does not say what the box is: {reason[:200]}",
+            fix="It was left by another version of boxlite, or damaged.",
+        ) from exc
