@@ -74,9 +74,8 @@ class Lifecycle:
             StateError: The diagram does not allow it; nothing has changed.
         """
         if not may_follow(self.state, following):
-            required = " or ".join(
-                state.value for state in BoxState if may_follow(state, following)
-            )
+            allowed = [state.value for state in BoxState if may_follow(state, following)]
+            required = " or ".join(allowed) or "never"
             raise StateError(to, required=required, actual=self.state.value)
         self.state = following
 

@@ -111,6 +111,7 @@ class FakeGuest:
         script: Plays the guest's side of every execution.
         cut_off: Executions whose call the host ended early.
         refusal: What the guest says instead of what it is.
+        on_shutdown: Called when the host has been told that the guest powers off.
         pad_ping: So many bytes are added to the payload of an answer to a ping.
     """
 
@@ -119,6 +120,7 @@ class FakeGuest:
         self.cut_off = 0
         self.running = 0
         self.refusal: str | None = None
+        self.on_shutdown: Callable[[], None] = lambda: None
         self.pad_ping = 0
 
     def __mapping__(self) -> dict[str, Handler]:
@@ -164,6 +166,7 @@ class FakeGuest:
     async def _shutdown(self, stream: Stream[wire.ShutdownRequest, wire.ShutdownResponse]) -> None:
         await stream.recv_message()
         await stream.send_message(wire.ShutdownResponse(executions_ended=self.running))
+        self.on_shutdown()
 
     async def _exec(self, stream: ExecStream) -> None:
         request = await stream.recv_message()

@@ -7,11 +7,12 @@ Three contenders run in one nursery, and the first to finish cancels the others:
 2. the *exit* contender waits for the shim's pidfd;
 3. the *deadline* contender sleeps.
 
-**Precedence.** When more than one finishes before the cancellation reaches it
-(the same tick of the scheduler), ready beats exit and exit beats deadline. The
-shim's pidfd is looked at once more after ready or the deadline won: a guest
-that signalled and died is a crash, not a broken pipe later on, and a death at
-the last moment is told as a death.
+**Precedence.** Of contenders that finish in the same tick of the scheduler, ready
+beats exit and exit beats deadline. Then the facts are looked at once more,
+whoever won: a shim that has ended by now is told as a death, because a guest that
+signalled and died is a crash, not a broken pipe later on; and an announcement
+that was proven before the deadline's victory was complete is a success. A
+cancellation from outside that arrives before the race is decided beats them all.
 
 **Authentication.** Any process of this user can connect to a socket in the
 home. Only a connection from the same user that sends this start's nonce counts;
@@ -78,6 +79,10 @@ class ReadySocket:
     It is bound before the shim is started, so that no guest is too quick for
     it. A stale socket file is removed first. Closing it unlinks the file.
 
+    Attributes:
+        path: Where it listens.
+        announced: A genuine announcement has come.
+
     Args:
         transport: Where to listen. Only a Unix socket can carry the signal.
         nonce: What a genuine announcement carries.
@@ -92,6 +97,7 @@ class ReadySocket:
             allowed = "a UnixTransport: nothing else can carry the ready signal"
             raise InvalidOptionError("ready transport", transport, allowed)
         self.path = transport.path
+        self.announced = False
         self._expected = f"ready {nonce}\n".encode()
         self._socket = trio.socket.from_stdlib_socket(bind_unix(self.path, backlog=_BACKLOG))
 
@@ -109,6 +115,7 @@ class ReadySocket:
             async def greet(peer: trio.socket.SocketType) -> None:
                 with peer, trio.move_on_after(_STRANGER_SECONDS):
                     if await self._is_genuine(peer):
+                        self.announced = True
                         nursery.cancel_scope.cancel()
                 free.release()
 
@@ -180,6 +187,8 @@ async def race(
                 failure = failure or exc
             else:
                 finished.add(outcome)
+            # Whoever was woken in this very tick gets to finish in it.
+            await trio.lowlevel.cancel_shielded_checkpoint()
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(contend, Outcome.READY, ready)
@@ -224,7 +233,7 @@ async def wait_until_ready(
     )
     if shim is not None and shim.has_ended():
         raise BoxStartError(crash_report(about, phase="start", exit_code=reap()))
-    if outcome is Outcome.DEADLINE:
+    if outcome is Outcome.DEADLINE and not listener.announced:
         raise BoxStartTimeoutError(
             timeout_report(about, seconds=seconds, shim_alive=None if shim is None else True)
         )

@@ -93,7 +93,7 @@ def test_a_record_that_was_overwritten_is_passed_over(
     """The kernel says EPIPE and goes on with the next, and EAGAIN at the end."""
     log = tmp_path / "kmsg"
     log.write_text("")
-    answers = [BrokenPipeError(), f"3,7,101000000,-;{KILL}".encode()]
+    answers: list[bytes | Exception] = [BrokenPipeError(), f"3,7,101000000,-;{KILL}".encode()]
     asked: list[int] = []
 
     def read(fd: int, size: int) -> bytes:

@@ -319,3 +319,60 @@ async def test_a_connection_that_cannot_be_accepted_is_a_clear_error(
     monkeypatch.setattr(listener._socket, "accept", accept)
     with pytest.raises(HostError, match="Too many open files.*ulimit"):
         await wait_ready(listener, layout)
+
+
+async def test_another_users_announcement_does_not_count(
+    listener: ReadySocket, layout: BoxLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even with the right nonce: the kernel tells who is at the other end."""
+    real = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: real + 1)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_ready, listener, layout)
+            await announce(layout)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 1
+            assert not listener.announced
+            monkeypatch.setattr(os, "geteuid", lambda: real)
+            await announce(layout)
+
+
+async def test_an_announcement_at_the_very_deadline_is_honoured(
+    listener: ReadySocket, layout: BoxLayout, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It was proven; that the deadline's victory was reported first changes nothing."""
+
+    class ProvenTooLate(ReadySocket):
+        async def wait_announced(self) -> None:
+            await trio.sleep_until(30)
+            self.announced = True
+            await trio.sleep_forever()
+
+    listener.close()
+    late = ProvenTooLate(UnixTransport(layout.ready_socket), nonce=NONCE)
+    try:
+        await wait_ready(late, layout, seconds=30)
+    finally:
+        late.close()
+
+
+async def test_a_connection_that_was_given_up_is_passed_over(
+    listener: ReadySocket, layout: BoxLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accept(2) says ECONNABORTED, and the next one may be the genuine one."""
+    accept = listener._socket.accept
+    failures = [ConnectionAbortedError()]
+
+    async def aborted_once() -> object:
+        if failures:
+            await trio.lowlevel.checkpoint()
+            raise failures.pop()
+        return await accept()
+
+    monkeypatch.setattr(listener._socket, "accept", aborted_once)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(announce, layout)
+            await wait_ready(listener, layout)
+    assert failures == []
