@@ -21,10 +21,11 @@ from ._pool import Pool
 from ._preflight import prepare_home
 from ._process import read_pid_file
 from ._scopes import open_nursery_unwrapped
+from ._startup.attach import BOX_ATTACH
 from ._startup.groundwork import Groundwork
 from ._startup.pipeline import StageLog, run_stages
 from ._startup.record import read_record
-from ._startup.stages import BOX_ATTACH, BOX_START, TEMPLATE_PREPARATION
+from ._startup.stages import BOX_START, TEMPLATE_PREPARATION
 from ._startup.startup import open_startup
 from ._vm.template import list_templates, remove_template
 

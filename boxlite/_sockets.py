@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -43,22 +43,21 @@ def bind_unix(path: Path, *, backlog: int) -> socket.socket:
     Raises:
         HostError: The socket could not be bound.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with suppress(FileNotFoundError):
-            path.unlink()
-        with short_path(path) as name:
-            listener.bind(name)
-        listener.listen(backlog)
-    except OSError as exc:
-        listener.close()
-        raise HostError(
-            f"cannot listen on the socket {path}: {exc.strerror}",
-            fix="Check the file system and the rights of that directory.",
-        ) from exc
-    except BaseException:
-        listener.close()
-        raise
+    with ExitStack() as undo:
+        try:
+            listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            with suppress(FileNotFoundError):
+                path.unlink()
+            with short_path(path) as name:
+                listener.bind(name)
+            listener.listen(backlog)
+        except OSError as exc:
+            raise HostError(
+                f"cannot listen on the socket {path}: {exc.strerror}",
+                fix="Check the file system and the rights of that directory; if descriptors"
+                " ran out, raise the limit (ulimit -n).",
+            ) from exc
+        undo.pop_all()
     return listener
 
 

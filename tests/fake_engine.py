@@ -17,7 +17,7 @@ from fake_guest import FakeGuest, serve_fake_guest, true
 
 from boxlite._process import process_start_time
 from boxlite._sockets import bind_unix, connect_unix
-from boxlite._startup import stages
+from boxlite._startup import attach, stages
 from boxlite._startup.groundwork import Groundwork
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ async def fake_engine(patch: pytest.MonkeyPatch) -> AsyncIterator[FakeEngine]:
             patched.setattr(Groundwork, "kit", nothing)
             patched.setattr(stages, "Machine", lambda **_fields: None)
             patched.setattr(stages, "spawn_shim", engine.spawn)
-            patched.setattr(stages, "running_shim", engine.find)
+            patched.setattr(attach, "running_shim", engine.find)
             yield engine
         for shim in list(engine.shims.values()):
             shim.end(None)

@@ -10,29 +10,21 @@ from __future__ import annotations
 
 import importlib
 import secrets
-import shutil
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
-from boxlite._errors import (
-    BoxCrashedError,
-    BoxliteError,
-    BoxStartError,
-    GuestLostError,
-    GuestProtocolError,
-    GuestTimeoutError,
-    HostError,
-)
+from boxlite._errors import BoxStartError, HostError
 from boxlite._report import CrashKind
 from boxlite._sockets import connect_unix
-from boxlite._vm.shim import MachineFiles, remove_sockets, running_shim, spawn_shim
+from boxlite._vm.shim import MachineFiles, spawn_shim
 from boxlite._vm.shim_command import GuestIdentity
 from boxlite._vm.template import TemplateDraft
 
-from .crash import Circumstances, broken_guest_report, crash_report
+from .crash import broken_guest_report, crash_report
+from .directory import make_directory, remove_directory
 from .hostmemory import oom_kills
 from .machine import Machine
 from .pipeline import Stage, StageLog, Together, run_stages
@@ -47,8 +39,6 @@ if TYPE_CHECKING:
     from .startup import Startup
 
 _DEATH_SECONDS: Final = 2.0
-_RECONNECTS: Final = 5
-_RECONNECT_SECONDS: Final = 0.1
 # It imports asyncio and trio-asyncio, which change it, so not before a box is started.
 _SESSION_MODULE: Final = "boxlite._rpc.session"
 
@@ -69,14 +59,13 @@ async def make_kit(start: Startup) -> None:
     )
 
 
-async def make_directory(start: Startup) -> None:
+async def make_box_directory(start: Startup) -> None:
     """Make the box's directory."""
     await trio.lowlevel.checkpoint()
     layout = start.layout
     try:
-        layout.root.mkdir(mode=0o700)
-        start.undo.callback(_remove, start)
-        layout.sockets.mkdir(mode=0o700)
+        make_directory(layout)
+        start.undo.callback(remove_box, start)
         if start.options.detach:
             write_record(layout, start.options)
     except OSError as exc:
@@ -151,7 +140,8 @@ async def start_shim(start: Startup) -> None:
             files=files,
             detach=start.options.detach and start.draft is None,
         )
-    start.undo.push_async_callback(_end_shim, start)
+    start.undo.push_async_callback(end_shim, start)
+    start.argv = start.shim.argv
 
 
 @contextmanager
@@ -204,53 +194,6 @@ async def connect_guest(start: Startup) -> None:
     start.session = await start.nursery.start(serve_session, stream, name="guest session")
 
 
-async def find_shim(start: Startup) -> None:
-    """Find the shim of a box that was left running, by its pid and its start time."""
-    await trio.lowlevel.checkpoint()
-    if (shim := running_shim(start.layout)) is None:
-        raise BoxCrashedError(crash_report(_last_seen(start), phase="attach", exit_code=None))
-    start.shim = shim
-    # Whatever goes wrong from here on is no reason to end somebody's box.
-    start.stays = True
-    start.undo.callback(_remove, start)
-    start.undo.push_async_callback(_end_shim, start)
-
-
-def _last_seen(start: Startup) -> Circumstances:
-    return Circumstances(box_id=start.box_id, layout=start.layout, secrets=start.secrets)
-
-
-async def reconnect_guest(start: Startup) -> None:
-    """Open a session on the agent port that another program had, and may have left in mid-word."""
-    from boxlite._rpc.session import serve_session  # noqa: PLC0415 - imports asyncio
-
-    for attempt in range(_RECONNECTS):
-        try:
-            stream = await connect_unix(start.layout.agent_sockets[0])
-            start.session = await start.nursery.start(serve_session, stream, name="guest session")
-            await start.session.ping()
-        except (GuestLostError, GuestProtocolError, OSError) as exc:
-            # The first bytes can be the end of what was meant for the other program.
-            if attempt + 1 == _RECONNECTS or start.shim.watch.has_ended():
-                raise await _not_found(start, exc) from exc
-            await trio.sleep(_RECONNECT_SECONDS)
-        except GuestTimeoutError as exc:
-            raise await _not_found(start, exc) from exc
-        else:
-            return
-
-
-async def _not_found(start: Startup, error: Exception) -> BoxliteError:
-    """Return the story of a box that was there and does not answer: dead by now, or alive."""
-    with trio.move_on_after(_DEATH_SECONDS):
-        await start.shim.watch.wait()
-        start.fail()
-        return BoxCrashedError(
-            crash_report(start.circumstances(), phase="attach", exit_code=start.shim.reap())
-        )
-    return BoxStartError(broken_guest_report(start.circumstances(), error, phase="attach"))
-
-
 async def _fallen(start: Startup, error: Exception) -> BoxStartError:
     """Return the story of a guest that said it was ready and then failed: by death or alive."""
     start.fail()
@@ -262,7 +205,7 @@ async def _fallen(start: Startup, error: Exception) -> BoxStartError:
     return BoxStartError(broken_guest_report(about, error))
 
 
-async def _end_shim(start: Startup) -> None:
+async def end_shim(start: Startup) -> None:
     """End the VM, or leave it to its shim."""
     if start.stays:
         start.shim.release()
@@ -271,36 +214,20 @@ async def _end_shim(start: Startup) -> None:
         await start.shim.stop()
 
 
-def _remove(start: Startup) -> None:
-    """Remove the directory of a box that is gone, except what explains a failure."""
-    layout = start.layout
-    if start.stays:
-        return
-    if not start.keep_evidence:
-        shutil.rmtree(layout.root)
-        return
-    remove_sockets(layout)
-    kept = {path.name for path in layout.evidence}
-    for path in layout.root.iterdir():
-        if path.name not in kept:
-            path.unlink()
+def remove_box(start: Startup) -> None:
+    """Remove what a box has on disk, unless it stays; what explains a failure does."""
+    if not start.stays:
+        remove_directory(start.layout, keep_evidence=start.keep_evidence)
 
 
 #: How every box starts. Without a template it boots; with one it is restored.
 BOX_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
     Stage("preflight", check_host),
-    Together((Stage("guest_kit", make_kit), Stage("layout", make_directory))),
+    Together((Stage("guest_kit", make_kit), Stage("layout", make_box_directory))),
     Stage("template", find_template),
     Stage("shim", start_shim),
     Together((Stage("guest_ready", wait_ready), Stage("session_code", load_session_code))),
     Stage("guest_connect", connect_guest),
-)
-
-#: How a box is found again that was left running: there is no announcement to wait for.
-BOX_ATTACH: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
-    Stage("shim", find_shim),
-    Stage("session_code", load_session_code),
-    Stage("guest_connect", reconnect_guest),
 )
 
 #: What it takes to have a template, and no box.
@@ -312,7 +239,7 @@ TEMPLATE_PREPARATION: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
 
 #: How a template starts. Its announcement is that it has been saved.
 TEMPLATE_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
-    Stage("layout", make_directory),
+    Stage("layout", make_box_directory),
     Stage("shim", start_shim),
     Stage("guest_ready", wait_ready),
 )

@@ -51,6 +51,8 @@ class Startup:
         secrets: What no report on it may show.
         keep_evidence: The box has failed: the files that explain it must stay.
         stays: The VM is to run on when this is over.
+        oom_kills: How many processes of ours the kernel had killed for memory before.
+        argv: QEMU's command line, once there is one.
         nonce: What this start's ready announcement must carry.
     """
 
@@ -69,6 +71,7 @@ class Startup:
     keep_evidence: bool = attrs.field(default=False, init=False)
     stays: bool = attrs.field(default=False, init=False)
     oom_kills: int | None = attrs.field(default=None, init=False)
+    argv: Sequence[str] = attrs.field(default=(), init=False)
 
     host: Preflight = attrs.field(init=False)
     kit: GuestKit = attrs.field(init=False)
@@ -93,7 +96,7 @@ class Startup:
         return Circumstances(
             box_id=self.box_id,
             layout=self.layout,
-            argv=self.shim.argv,
+            argv=self.argv,
             timings=tuple(self.log.timings),
             under_way=self.log.so_far(),
             template="" if self.template is None else self.template.key,

@@ -1,0 +1,70 @@
+"""The directory of a box: made at its start, and removed by name.
+
+Removing it must work when descriptors have run out, which is when many a start
+fails. To list a directory takes one, so what can be in it is known by name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from boxlite._errors import HostError
+from boxlite._vm.shim import remove_sockets
+
+if TYPE_CHECKING:
+    from boxlite._layout import BoxLayout
+
+
+def make_directory(layout: BoxLayout) -> None:
+    """Make the directory of a box, for its user alone.
+
+    Raises:
+        OSError: It cannot be made; nothing of it is left.
+    """
+    layout.root.mkdir(mode=0o700)
+    try:
+        layout.sockets.mkdir(mode=0o700)
+    except BaseException:
+        layout.root.rmdir()
+        raise
+
+
+def remove_directory(layout: BoxLayout, *, keep_evidence: bool) -> None:
+    """Remove the directory of a box that is gone, or all of it that explains nothing.
+
+    Args:
+        layout: What lies where.
+        keep_evidence: Leave the files that explain a failure.
+
+    Raises:
+        HostError: Something that was to go is still there.
+    """
+    remove_sockets(layout)
+    evidence = layout.evidence
+    for path in (layout.record, layout.shim_pid, layout.vm_pid, *evidence):
+        with suppress(OSError):
+            # What a process was replacing when it was killed.
+            path.with_name(f"{path.name}.new").unlink()
+        if not (keep_evidence and path in evidence):
+            with suppress(OSError):
+                path.unlink()
+    if keep_evidence:
+        return
+    try:
+        layout.root.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError:
+        _remove_the_rest(layout)
+
+
+def _remove_the_rest(layout: BoxLayout) -> None:
+    try:
+        shutil.rmtree(layout.root)
+    except OSError as exc:
+        raise HostError(
+            f"the directory of the box, {layout.root}, cannot be removed: {exc}",
+            fix="Look at what is in it, and remove it by hand.",
+        ) from exc
