@@ -16,6 +16,13 @@ nox.needs_version = ">=2024.10.9"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "proto", "tests"]
 
+#: Where every branch must be taken by a test.
+COVERED = (
+    "boxlite/_process.py",
+    "boxlite/_secrets.py",
+    "boxlite/_state.py",
+    "boxlite/_startup/*.py",
+)
 GENERATED = Path("boxlite/_rpc/_generated")
 
 
@@ -73,6 +80,32 @@ def proto(session: nox.Session) -> None:
                 *("diff", "--recursive", "--exclude=__pycache__", made, str(GENERATED)),
                 external=True,
             )
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Start, kill and cancel 1,000 real boxes at random; arguments go to tests/soak.py."""
+    _install(session, "dev")
+    session.run("python", "tests/soak.py", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Break the code of a start in many ways and see that its tests notice each."""
+    _install(session, "dev")
+    session.run("python", "tests/mutants.py", *session.posargs)
+
+
+@nox.session
+def cover(session: nox.Session) -> None:
+    """Demand that the tests take every branch of the race, the reports and the pipeline."""
+    _install(session, "dev")
+    session.run("coverage", "erase")
+    session.run(
+        *("coverage", "run", "-m", "pytest", "-q", "tests/unit", "tests/property"),
+        *("--deselect", "tests/unit/test_kit.py", *session.posargs),
+    )
+    session.run("coverage", "report", "--show-missing", f"--include={','.join(COVERED)}")
 
 
 @nox.session

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import subprocess
 import threading
 from collections import Counter
 from pathlib import Path
@@ -24,8 +25,10 @@ import trio.testing
 
 import boxlite
 from boxlite._layout import HomeLayout
+from boxlite._process import ExitWatch, read_pid_file
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Awaitable, Callable, Iterator
 
 T = TypeVar("T")
@@ -106,6 +109,14 @@ def forget(error: boxlite.BoxStartError | boxlite.BoxCrashedError) -> None:
         "console.log.old",
     }
     shutil.rmtree(directory)
+
+
+async def kill_when_there(pid_file: Path, number: signal.Signals) -> None:
+    """Wait until a pid file names a process, and signal that process."""
+    while (process := read_pid_file(pid_file)) is None:
+        await trio.lowlevel.checkpoint()
+    with ExitWatch.of(process) as watch:
+        watch.send_signal(number)
 
 
 class Stage:
@@ -211,3 +222,12 @@ def in_box(stage: Stage) -> Callable[[Callable[[boxlite.Box], Awaitable[Any]]], 
 def in_runtime(stage: Stage) -> Callable[[Callable[[boxlite.Runtime], Awaitable[Any]]], Any]:
     """Call it with a scenario that opens boxes; a census follows."""
     return stage.play_counted
+
+
+def second_home(tmp_path: Path, stage: Stage) -> Path:
+    """Return a fresh home that has the session's kit and templates."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    for made in (stage.home.kit, stage.home.templates):
+        subprocess.run(["cp", "-al", str(made), str(home / made.name)], check=True)
+    return home

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from conftest import READY_TIMEOUT, forget
+from conftest import READY_TIMEOUT, forget, kill_when_there
 
 import boxlite
-from boxlite._process import ExitWatch, read_pid_file
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
     InRuntime = Callable[[Callable[[boxlite.Runtime], Awaitable[Any]]], Any]
 
 SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]
-
-
-async def kill_when_there(pid_file: Path, number: signal.Signals) -> None:
-    """Wait until a pid file names a process, and signal that process."""
-    while (process := read_pid_file(pid_file)) is None:
-        await trio.lowlevel.checkpoint()
-    with ExitWatch.of(process) as watch:
-        watch.send_signal(number)
 
 
 @asynccontextmanager

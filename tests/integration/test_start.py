@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from conftest import READY_TIMEOUT, Census, Stage
+from conftest import READY_TIMEOUT, Census, Stage, second_home
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import boxlite
@@ -124,7 +124,7 @@ def test_a_deadline_that_passes_tells_how_far_the_guest_came(in_runtime: InRunti
 
 def test_a_runtime_that_closes_ends_the_boxes_of_other_tasks(tmp_path: Path, stage: Stage) -> None:
     """Their blocks are cancelled, and they are told why."""
-    home = _second_home(tmp_path, stage)
+    home = second_home(tmp_path, stage)
 
     async def main() -> None:
         errors: list[Exception] = []
@@ -151,14 +151,6 @@ def test_a_runtime_that_closes_ends_the_boxes_of_other_tasks(tmp_path: Path, sta
     assert list((home / "boxes").iterdir()) == []
 
 
-def _second_home(tmp_path: Path, stage: Stage) -> Path:
-    """Return a fresh home that has the session's kit."""
-    home = tmp_path / "home"
-    home.mkdir(mode=0o700)
-    subprocess.run(["cp", "-al", str(stage.home.kit), str(home / "kit")], check=True)
-    return home
-
-
 def test_a_second_runtime_on_one_home_is_refused(stage: Stage) -> None:
     """The error names the home and its holder."""
 
@@ -176,7 +168,7 @@ def test_a_home_with_a_very_long_path_works(tmp_path: Path, stage: Stage) -> Non
     """Sockets are reached by descriptor, so 108 bytes are no limit."""
     deep = tmp_path.joinpath(*["d" * 50] * 4)
     deep.mkdir(parents=True)
-    home = _second_home(deep, stage)
+    home = second_home(deep, stage)
 
     async def main() -> bytes:
         async with (
@@ -253,7 +245,7 @@ def test_bad_box_options_are_refused_at_once(stage: Stage) -> None:
 
 def test_a_program_that_is_killed_takes_its_box_along(tmp_path: Path, stage: Stage) -> None:
     """The shim notices that its parent is gone, and nothing of the box goes on."""
-    home = _second_home(tmp_path, stage)
+    home = second_home(tmp_path, stage)
     program = (
         "import sys, trio, boxlite\n"
         "async def main():\n"

@@ -279,9 +279,7 @@ async def test_a_clock_that_jumps_disturbs_no_shim(tmp_path: Path) -> None:
         at = next(n for n, word in enumerate(command) if word.endswith("__main__.py"))
         return [*command[:at], "-c", jumping, *command[at:]]
 
-    async with running_shim(
-        tmp_path / "box", LASTING, wrap=wrap, options=["--guest-seconds", "0"]
-    ) as shim:
+    async with running_shim(tmp_path / "box", wrap=wrap, options=["--guest-seconds", "0"]) as shim:
         await shim.become_ready()
         shim.process.terminate()
         record = await shim.ended()
