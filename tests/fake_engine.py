@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from boxlite._errors import HostError
     from boxlite._layout import BoxLayout
 
 
@@ -107,7 +106,8 @@ class FakeShim:
                 await stream.send_all(f"ready {self._nonce}\n".encode())
             while True:
                 connection, _ = await self._listener.accept()
-                await self._serve(trio.SocketStream(connection))
+                stream = trio.SocketStream(connection)
+                await (self._engine.answer or self._serve)(stream)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         async with trio.open_nursery() as nursery:
@@ -130,19 +130,17 @@ class FakeEngine:
         nursery: Where they live.
         shims: Those that live, by the id of their box.
         boot: What a guest does before it is ready.
-        spawn_error: What starting the next one raises.
+        answer: What guests do with a connection instead of serving it.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
         self.shims: dict[str, FakeShim] = {}
         self.boot: Callable[[FakeShim], Any] = _boot
-        self.spawn_error: HostError | None = None
+        self.answer: Callable[[trio.SocketStream], Any] | None = None
 
     def spawn(self, layout: BoxLayout, *, nonce: str, **_: object) -> FakeShim:
         """Start a shim."""
-        if self.spawn_error is not None:
-            raise self.spawn_error
         return FakeShim(self, layout, nonce)
 
     def find(self, layout: BoxLayout) -> FakeShim | None:

@@ -444,3 +444,14 @@ def test_excerpts_of_lines_are_printable_and_bounded(data: bytes) -> None:
         assert lines.replace("\n", "").replace("\t", "").isprintable()
         assert all(len(line) <= 40 for line in lines.splitlines())
     assert printable(b"a\r\nb\tc") == "a\nb\tc"
+
+
+def test_a_box_whose_directory_is_gone_can_be_reported_on(layout: BoxLayout) -> None:
+    """Somebody removed it while the box ran: nothing is there to be read, or to be full."""
+    layout.root.rmdir()
+
+    found = report(layout, exit_code=-9)
+
+    assert found.kind is CrashKind.SHIM_LOST
+    assert dict(found.evidence)["exit file"] == "missing"
+    assert "free space" not in dict(found.evidence)
