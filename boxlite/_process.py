@@ -102,6 +102,8 @@ class ExitWatch:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._fd: int | None = None
+        self._somebody_waits = False
+        self._others = trio.lowlevel.ParkingLot()
         # Without a pidfd: who is looked at.
         self._looked_at: ProcessIdentity | None = None
         try:
@@ -138,25 +140,31 @@ class ExitWatch:
         return bool(poll.poll(0))
 
     async def wait(self) -> None:
-        """Return when the process has ended. Any number of tasks may wait. Always a checkpoint.
-
-        Raises:
-            HostError: There is no descriptor to be had.
-        """
-        if self._fd is None:
-            await trio.lowlevel.checkpoint()
-            while not self.has_ended():  # noqa: ASYNC110 - there is nothing to wait on
+        """Return when the process has ended. Any number of tasks may wait. Always a checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while not self.has_ended():
+            if self._fd is None:
                 await trio.sleep(POLL_SECONDS)
-            return
-        # Trio allows one waiter per descriptor; a duplicate costs two system calls.
+            elif self._somebody_waits:
+                await self._others.park()
+            else:
+                await self._wait_for_all(self._fd)
+
+    async def _wait_for_all(self, fd: int) -> None:
+        """Wait on the descriptor, which one task at a time may do, and wake the others.
+
+        Returns when there is reason to look again. A duplicate of the descriptor
+        for each task would be simpler, and wrong: one that is closed before the
+        watch is stays known to epoll, and its events are then taken for those of
+        whatever has its number next.
+        """
+        self._somebody_waits = True
         try:
-            fd = os.dup(self._fd)
-        except OSError as exc:
-            raise _no_descriptor(self.pid, exc) from exc
-        try:
-            await trio.lowlevel.wait_readable(fd)
+            with suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(fd)
         finally:
-            os.close(fd)
+            self._somebody_waits = False
+            self._others.unpark_all()
 
     def send_signal(self, number: int) -> None:
         """Send a signal to this process, never to a later one with its pid. Gone is fine.
@@ -174,6 +182,8 @@ class ExitWatch:
         self._looked_at = None
         if self._fd is not None:
             fd, self._fd = self._fd, None
+            if self._somebody_waits:
+                trio.lowlevel.notify_closing(fd)
             os.close(fd)
 
     def __enter__(self) -> Self:

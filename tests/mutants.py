@@ -173,10 +173,14 @@ MUTATIONS: Final = (
     ),
     Mutation("an unknown process has ended", _PROCESS, "await trio.sleep_forever()", "return"),
     Mutation(
-        "a duplicate stays open",
+        "any wakeup is an end", _PROCESS, "while not self.has_ended():", "if not self.has_ended():"
+    ),
+    Mutation("the others are not woken", _PROCESS, "            self._others.unpark_all()\n", ""),
+    Mutation(
+        "a closed descriptor is waited on",
         _PROCESS,
-        "            os.close(fd)\n\n    def send",
-        "            pass\n\n    def send",
+        "trio.lowlevel.notify_closing(fd)",
+        "pass",
     ),
     Mutation("nothing ever ends", _PROCESS, "return bool(poll.poll(0))", "return False"),
     Mutation("any number is a pid", _PROCESS, "if not 0 < pid <= _PID_MAX or", "if not 0 < pid or"),

@@ -278,7 +278,10 @@ def running_shim(layout: BoxLayout) -> Shim | None:
     if watch.has_ended():
         watch.close()
         return None
-    return Shim(watch, layout, _command_line(read_pid_file(layout.vm_pid)))
+    ours = next((child for child in _left_running if child.pid == watch.pid), None)
+    if ours is not None:
+        _left_running.discard(ours)
+    return Shim(watch, layout, _command_line(read_pid_file(layout.vm_pid)), child=ours)
 
 
 def _command_line(process: ProcessIdentity | None) -> list[str]:

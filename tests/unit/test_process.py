@@ -219,14 +219,100 @@ async def test_running_out_of_descriptors_is_told_as_that(
     with ExitWatch(sleeper.pid) as watch, few_descriptors():
         with pytest.raises(HostError, match=r"Too many open files.*ulimit -n"):
             ExitWatch(sleeper.pid)
-        with pytest.raises(HostError, match=r"Too many open files.*ulimit -n"):
-            await watch.wait()
+        # One that is there already needs no other.
+        sleeper.kill()
+        await watch.wait()
+
+
+async def test_a_wait_is_not_fooled_by_a_wakeup_without_reason(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events of a descriptor can be those of one that had its number before."""
+    wait_readable = trio.lowlevel.wait_readable
+    wakeups = [1, 1, 1]
+
+    async def nervous(fd: int) -> None:
+        if wakeups:
+            wakeups.pop()
+            await trio.lowlevel.checkpoint()
+        else:
+            await wait_readable(fd)
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", nervous)
+    with ExitWatch(sleeper.pid) as watch, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert wakeups == []
+            assert len(nursery.child_tasks) == 1
+            sleeper.kill()
+
+
+async def test_the_end_of_one_process_does_not_wake_who_waits_for_another(
+    kernel: str,
+) -> None:
+    """Waits come and go on both, and one is reaped while it is still watched."""
+    children = [subprocess.Popen(["sleep", "1000"]) for _ in range(2)]
+    try:
+        with ExitWatch(children[0].pid) as first, ExitWatch(children[1].pid) as second:
+            for watch in (first, second):
+                with trio.move_on_after(0.01):
+                    await watch.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(second.wait)
+                await trio.testing.wait_all_tasks_blocked()
+                children[0].kill()
+                children[0].wait()
+                with trio.fail_after(5):
+                    await first.wait()
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(nursery.child_tasks) == 1
+                children[1].kill()
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+async def test_closing_a_watch_ends_every_wait_on_it(
+    kernel: str, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """It counts as ended then, and nobody waits on a descriptor that is somebody else's now."""
+    watch = ExitWatch(sleeper.pid)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(watch.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            watch.close()
+
+
+async def test_a_cancelled_wait_hands_over_to_another(
+    kernel: str, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """Whoever waits for all may go before the process does."""
+    with ExitWatch(sleeper.pid) as watch, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            first = trio.CancelScope()
+
+            async def wait_first() -> None:
+                with first:
+                    await watch.wait()
+
+            nursery.start_soon(wait_first)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(watch.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            first.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 1
+            sleeper.kill()
 
 
 async def test_cancelling_a_wait_leaves_no_descriptor(
     kernel: str, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    """The duplicate that it waited on is closed, and the watch goes on."""
+    """And the watch goes on."""
     with ExitWatch(sleeper.pid) as watch:
         before = len(os.listdir("/proc/self/fd"))
         with trio.move_on_after(0.05) as scope:
