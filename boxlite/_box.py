@@ -19,6 +19,7 @@ from ._errors import (
     CommandFailedError,
     CommandTimeoutError,
     GuestError,
+    GuestFailedError,
     GuestLostError,
     InvalidOptionError,
     StateError,
@@ -28,6 +29,7 @@ from ._options import check_seconds
 from ._scopes import open_nursery_unwrapped
 from ._startup.crash import crash_report
 from ._state import BoxState
+from ._vm.shim import TERM_SECONDS
 
 if TYPE_CHECKING:
     import os
@@ -44,6 +46,8 @@ MAX_OUTPUT_DEFAULT: Final = 16 << 20
 _PING_SECONDS: Final = 10.0
 # A lost connection is nearly always the VM's death, seen a moment early.
 _VERDICT_SECONDS: Final = 2.0
+# What a guest answers that is about to power off.
+_SHUTTING_DOWN: Final = "UNAVAILABLE"
 # How long a killed command's last output and exit are waited for.
 _KILLED_SECONDS: Final = 5.0
 
@@ -237,8 +241,14 @@ class Box:
             raise self._not_open()
         try:
             yield
-        except GuestLostError as exc:
-            with trio.move_on_after(_VERDICT_SECONDS):
+        except (GuestLostError, GuestFailedError) as exc:
+            seconds = _VERDICT_SECONDS
+            if isinstance(exc, GuestFailedError):
+                if exc.status != _SHUTTING_DOWN:
+                    raise
+                # Somebody has told the shim to stop the VM, which takes it this long.
+                seconds = TERM_SECONDS
+            with trio.move_on_after(seconds):
                 await self._over.wait()
             # Inside the block, the death has cancelled it by now, and that is
             # what the user's own nurseries should see: not one error per task.

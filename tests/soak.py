@@ -79,8 +79,10 @@ class Round:
             watch.send_signal(number)
 
     async def use(self, box: boxlite.Box) -> None:
-        """Run something that takes a while."""
-        await box.run(["sleep", "60"])
+        """Run something that takes a while; a guest that is shut down ends it, so once more."""
+        while True:
+            done = await box.run(["sleep", "60"])
+            assert done.signal == signal.SIGTERM, done
 
     async def killed(self, pid_file: str, number: signal.Signals) -> str:
         """Have it killed while it starts or runs."""
