@@ -80,6 +80,11 @@ def killed_for_memory(
         kills_before: What :func:`oom_kills` returned before they were started.
         kernel_log: The kernel's log, as records.
     """
+    kills = oom_kills()
+    counted = kills is not None and kills_before is not None
+    # The counter counts every victim of the group, so it can spare us reading the log.
+    if counted and kills == kills_before:
+        return ""
     ticks = os.sysconf("SC_CLK_TCK")
     since = {process.pid: process.start_time / ticks for process in processes}
     for record in _records(kernel_log):
@@ -88,13 +93,12 @@ def killed_for_memory(
         seconds = int(found["time"]) / 1e6
         if seconds + _SLACK_SECONDS >= since.get(int(found["pid"]), float("inf")):
             return f"the kernel's log: {printable(found['line'])[:_LINE_CHARACTERS]}"
-    kills = oom_kills()
-    if kills is not None and kills_before is not None and kills > kills_before:
-        return (
-            f"the kernel has killed {kills - kills_before} process(es) of this control group"
-            " for memory since the box was started"
-        )
-    return ""
+    if kills is None or kills_before is None:
+        return ""
+    return (
+        f"the kernel has killed {kills - kills_before} process(es) of this control group"
+        " for memory since the box was started"
+    )
 
 
 def _records(kernel_log: Path) -> Iterator[bytes]:
