@@ -8,23 +8,20 @@ be left: no process, descriptor, thread or directory. The summary counts the sto
 from __future__ import annotations
 
 import argparse
-import gc
-import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
+from census import Census
 
 import boxlite
 from boxlite import BoxState, CrashKind
@@ -192,30 +189,6 @@ async def play(action: str, it: Round) -> tuple[str, str]:
         return type(leaf).__name__, "".join(traceback.format_exception(exc))
 
 
-def census(runtime: boxlite.Runtime) -> dict[str, object]:
-    """Count what a box could leave."""
-    gc.collect()
-    needle = os.fsencode(runtime.home.boxes)
-    processes = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and (
-                needle in (entry / "cmdline").read_bytes()
-                or f") Z {os.getpid()} " in (entry / "stat").read_text()
-            ):
-                processes.append(int(entry.name))
-    files: Counter[str] = Counter()
-    for fd in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):
-            files[str(Path(f"/proc/self/fd/{fd}").readlink()).split("[")[0]] += 1
-    return {
-        "processes": processes,
-        "files": files,
-        "threads": sum(not thread.name.startswith("Trio") for thread in threading.enumerate()),
-        "boxes": sorted(path.name for path in runtime.home.boxes.iterdir()),
-    }
-
-
 async def soak(rounds: int, seed: int, home: Path) -> bool:
     """Play the rounds, print the summary, and return whether all went well."""
     dice = random.Random(seed)
@@ -228,7 +201,7 @@ async def soak(rounds: int, seed: int, home: Path) -> bool:
         await runtime.prepare_template()
         # The first box imports the session, which opens descriptors for good.
         await Round(runtime, dice).leave()
-        before = census(runtime)
+        before = Census.take(home)
         for first in range(0, rounds, BATCH):
             queue = dice.choices(names, weights, k=min(BATCH, rounds - first))
 
@@ -243,7 +216,7 @@ async def soak(rounds: int, seed: int, home: Path) -> bool:
             async with trio.open_nursery() as nursery:
                 for _ in range(AT_ONCE):
                     nursery.start_soon(work)
-            if (after := census(runtime)) != before:
+            if (after := Census.take(home)) != before:
                 leaks.append(f"after {first + BATCH} rounds:\n  {before}\n  {after}")
                 before = after
             print(f"{min(first + BATCH, rounds)} rounds, {time.perf_counter() - began:.0f} s")

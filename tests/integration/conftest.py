@@ -9,19 +9,17 @@ else.
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import subprocess
 import threading
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
 import pytest
 import trio
 import trio.testing
+from census import Census
 
 import boxlite
 from boxlite._layout import HomeLayout
@@ -46,56 +44,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.vm)
             if not able and not os.environ.get("BOXLITE_TESTS_REQUIRE_VM"):
                 item.add_marker(pytest.mark.skip(reason="qemu-system-x86_64 is not installed"))
-
-
-@attrs.frozen
-class Census:
-    """What a box could leave behind."""
-
-    processes: frozenset[int]
-    descriptors: Counter[str]
-    threads: frozenset[str]
-    boxes: frozenset[str]
-
-    @classmethod
-    def take(cls, home: HomeLayout) -> Census:
-        """Count now."""
-        gc.collect()
-        return cls(
-            processes=frozenset(processes_of(home)),
-            descriptors=Counter(_descriptors()),
-            threads=frozenset(
-                thread.name
-                for thread in threading.enumerate()
-                # Trio keeps idle worker threads for ten seconds.
-                if not thread.name.startswith("Trio thread")
-            ),
-            boxes=frozenset(path.name for path in home.boxes.iterdir()),
-        )
-
-
-def _descriptors() -> Iterator[str]:
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            target = str(Path(f"/proc/self/fd/{fd}").readlink())
-        except FileNotFoundError:
-            continue  # the descriptor of this listing
-        yield target.split("[")[0] if target.startswith(("socket:", "pipe:")) else target
-
-
-def processes_of(home: HomeLayout) -> Iterator[int]:
-    """Yield the processes that work for a home, zombies of ours included."""
-    needle = os.fsencode(home.boxes)
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes()
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if needle in line or (fields[0] == "Z" and int(fields[1]) == os.getpid()):
-            yield int(entry.name)
 
 
 def forget(error: boxlite.BoxStartError | boxlite.BoxCrashedError) -> None:
@@ -176,9 +124,9 @@ class Stage:
             await self._shared_box()
             # Its tasks have what they hold while they wait.
             await trio.testing.wait_all_tasks_blocked()
-            before = Census.take(self.home)
+            before = Census.take(self.home.root)
             result = await scenario(self.runtime)
-            assert Census.take(self.home) == before
+            assert Census.take(self.home.root) == before
             return result
 
         return self.play(counted)

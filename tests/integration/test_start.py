@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from conftest import READY_TIMEOUT, Census, Stage, second_home
+from census import Census
+from conftest import READY_TIMEOUT, Stage, second_home
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import boxlite
@@ -231,14 +232,14 @@ def test_bad_box_options_are_refused_at_once(stage: Stage) -> None:
     """Before a stage has begun."""
 
     async def scenario() -> None:
-        before = Census.take(stage.home)
+        before = Census.take(stage.home.root)
         began: list[boxlite.StageEvent] = []
         for changes in ({"cpus": 0}, {"memory_mib": 1}, {"memory": 5}, {"image": "nope"}):
             with pytest.raises(boxlite.InvalidOptionError):
                 async with stage.runtime.open_box(on_stage=began.append, **changes):
                     pytest.fail("the box started")
         assert began == []
-        assert Census.take(stage.home) == before
+        assert Census.take(stage.home.root) == before
 
     stage.play(scenario)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from conftest import READY_TIMEOUT, Census, forget, processes_of
+from census import Census, processes_of
+from conftest import READY_TIMEOUT, forget
 
 import boxlite
 from boxlite._layout import HomeLayout
@@ -89,7 +90,7 @@ def in_home(
     trio.run(main)
     assert list(home.tmp.iterdir()) == []
     assert list(home.boxes.iterdir()) == []
-    assert list(processes_of(home)) == []
+    assert list(processes_of(home.root)) == []
 
 
 async def works(runtime: boxlite.Runtime) -> list[str]:
@@ -181,10 +182,10 @@ def test_a_cancelled_build_leaves_nothing(home: HomeLayout) -> None:
     """Whoever waited for it makes the template then."""
 
     async def scenario(runtime: boxlite.Runtime) -> None:
-        before = Census.take(home)
+        before = Census.take(home.root)
         with trio.move_on_after(2):
             await works(runtime)
-        assert Census.take(home) == before
+        assert Census.take(home.root) == before
         assert list(home.tmp.iterdir()) == []
         assert await runtime.templates() == []
         async with trio.open_nursery() as nursery:

@@ -199,6 +199,20 @@ def test_a_directory_goes_with_what_nobody_expected_in_it(tmp_path: Path) -> Non
     assert not layout.root.exists()
 
 
+def test_of_a_failed_box_what_explains_it_stays(tmp_path: Path) -> None:
+    """And nothing else."""
+    layout = BoxLayout(tmp_path / "box")
+    make_directory(layout)
+    for path in (*layout.evidence, layout.shim_pid, layout.vm_pid, layout.record):
+        path.write_text("")
+
+    remove_directory(layout, keep_evidence=True)
+
+    assert {path.name for path in layout.root.iterdir()} == {
+        *("exit", "shim.stderr", "console.log", "console.log.old"),
+    }
+
+
 def test_a_directory_that_cannot_be_removed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from census import children, open_files
 from fake_engine import FakeShim, fake_engine
 from scarcity import few_descriptors
 from shim_under_test import python, running_shim
@@ -30,23 +30,6 @@ if TYPE_CHECKING:
     from boxlite._vm.shim import Chardevs
 
     Refuse = Callable[[pytest.MonkeyPatch], None]
-
-
-def open_files() -> Counter[str]:
-    """Return what this process has open."""
-    found: Counter[str] = Counter()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found[str(Path(f"/proc/self/fd/{fd}").readlink()).split("[")[0]] += 1
-        except FileNotFoundError:
-            continue  # the descriptor of this listing
-    return found
-
-
-def children() -> set[int]:
-    """Return the children of this process, zombies included."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
 
 
 @contextmanager
