@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SECONDS: Final = 120
+#: What is left of a box that died in somebody's block.
+_EVIDENCE: Final = {"exit", "shim.stderr", "console.log", "console.log.old"}
 #: What leaves a block that the user ends with an error of his own.
 _OWN_ERROR: Final = KeyError("the user's own")
 
@@ -278,6 +280,8 @@ class BoxMachine(RuleBasedStateMachine):
             kind = boxlite.CrashKind.SIGNAL if what == "vm" else boxlite.CrashKind.SHIM_LOST
             assert holder.error.report.kind is kind
             self._end(holder, BoxState.FAILED)
+            root = self.world.runtime.home.boxes / holder.box.id
+            assert {path.name for path in root.iterdir()} <= _EVIDENCE
             event(f"killed: {what}")
         return holder.box.id
 

@@ -29,6 +29,7 @@ TESTS: Final = (
     "tests/unit/test_crash_stories.py",
     "tests/unit/test_secrets.py",
     "tests/unit/test_hostmemory.py",
+    "tests/unit/test_attach.py",
     "tests/unit/test_faults.py",
     "tests/property/test_box_states.py",
     "tests/property/test_race.py",
