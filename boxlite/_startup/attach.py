@@ -52,7 +52,9 @@ async def find_shim(start: Startup) -> None:
 async def reconnect_guest(start: Startup) -> None:
     """Open a session on the agent port that another program had, and may have left in mid-word."""
     session = importlib.import_module("boxlite._rpc.session")
-    for attempt in range(_RECONNECTS):
+    attempts = 0
+    while True:
+        attempts += 1
         try:
             stream = await connect_unix(start.layout.agent_sockets[0])
             start.session = await start.nursery.start(
@@ -61,7 +63,7 @@ async def reconnect_guest(start: Startup) -> None:
             await start.session.ping()
         except (GuestLostError, GuestProtocolError, OSError) as exc:
             # The first bytes can be the end of what was meant for the other program.
-            if attempt + 1 == _RECONNECTS or start.shim.watch.has_ended():
+            if attempts == _RECONNECTS or start.shim.watch.has_ended():
                 raise await _not_found(start, exc) from exc
             await trio.sleep(_RECONNECT_SECONDS)
         except GuestTimeoutError as exc:
