@@ -21,7 +21,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _preflight                              what this machine has, as checks
 #   _host                                   single questions to this machine
 #   _kit, _vm, _rpc                         kernel and root; QEMU; the guest session
-#   _home                                   making a home directory
+#   _home, _ownership                       making a home directory; owning one
 #   _command                                a checked command
 #   _options                                checked options
 #   _program                                a program, run to its end

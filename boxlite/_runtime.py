@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import secrets
-import shutil
 import string
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, Unpack
 
 import trio
 
 from ._box import used_box
-from ._errors import HostError, InvalidOptionError, RuntimeInUseError, StateError
-from ._layout import BoxLayout, HomeLayout
+from ._errors import HostError, InvalidOptionError, StateError
+from ._layout import HomeLayout
 from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
+from ._ownership import is_alive, owned, tidy
 from ._pool import Pool
 from ._preflight import prepare_home
-from ._process import read_pid_file
 from ._scopes import open_nursery_unwrapped
 from ._startup.attach import BOX_ATTACH
 from ._startup.groundwork import Groundwork
@@ -32,7 +29,6 @@ from ._vm.template import list_templates, remove_template
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from ._box import Box
     from ._startup.pipeline import StageEvent
@@ -45,8 +41,6 @@ if TYPE_CHECKING:
 _ID_ALPHABET: Final = string.digits + string.ascii_lowercase
 _ID_LENGTH: Final = 12
 _ID: Final = re.compile(f"[{_ID_ALPHABET}]{{{_ID_LENGTH}}}")
-#: Directories of failed boxes that a home keeps; they are small, but not nothing.
-FAILURES_KEPT: Final = 20
 # Longer than the ladder that stops one box; boxes stop at the same time.
 _CLOSE_SECONDS: Final = 60.0
 
@@ -164,7 +158,7 @@ class Runtime:
             required, actual = "not open in this program", "open in it"
             raise StateError("attach to a box", required=required, actual=actual)
         options = read_record(layout)
-        if options is None and _alive(layout):
+        if options is None and is_alive(layout):
             raise StateError("attach to a box", required="detached", actual="not detached")
         return options or BoxOptions()
 
@@ -330,8 +324,8 @@ async def open_runtime(
     """
     runtime = Runtime(options_from(RuntimeOptions, options, changes))
     prepare_home(runtime.home)
-    with _locked(runtime.home):
-        _tidy(runtime.home)
+    with owned(runtime.home):
+        tidy(runtime.home)
         await trio.lowlevel.checkpoint()
         async with open_nursery_unwrapped() as nursery:
             nursery.start_soon(runtime._pool.run, name="warm boxes")  # noqa: SLF001
@@ -340,55 +334,3 @@ async def open_runtime(
             finally:
                 await runtime._close()  # noqa: SLF001 - the other half of this function
                 nursery.cancel_scope.cancel()
-
-
-@contextmanager
-def _locked(home: HomeLayout) -> Iterator[None]:
-    try:
-        fd = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as exc:
-        raise HostError(
-            f"the lock {home.lock} cannot be opened: {exc.strerror}", fix="Check its rights."
-        ) from exc
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeInUseError(home.root, _owner(fd)) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _owner(fd: int) -> int | None:
-    with suppress(OSError, ValueError):
-        return int(os.pread(fd, 32, 0))
-    return None
-
-
-def _tidy(home: HomeLayout) -> None:
-    """Empty tmp, and keep only the newest of the failed boxes' directories.
-
-    A program that was killed leaves directories whose boxes are dead; one
-    whose shim still lives, because it has yet to notice, is left alone.
-    """
-    for entry in home.tmp.iterdir():
-        _remove(entry)
-    dead = [path for path in home.boxes.iterdir() if not _alive(BoxLayout(path))]
-    dead.sort(key=lambda path: path.lstat().st_mtime, reverse=True)
-    for path in dead[FAILURES_KEPT:]:
-        _remove(path)
-
-
-def _alive(layout: BoxLayout) -> bool:
-    shim = read_pid_file(layout.shim_pid)
-    return shim is not None and shim.is_alive()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 import boxlite
+from boxlite._ownership import FAILURES_KEPT
 from boxlite._process import process_start_time
-from boxlite._runtime import FAILURES_KEPT
 
 if TYPE_CHECKING:
     from pathlib import Path
