@@ -74,7 +74,7 @@ def tidy(home: HomeLayout) -> None:
 def is_alive(layout: BoxLayout) -> bool:
     """Tell whether the shim of a box runs."""
     shim = read_pid_file(layout.shim_pid)
-    return shim is not None and shim.isis_alive()
+    return shim is not None and shim.is_alive()
 
 
 def _remove(path: Path) -> None:

@@ -74,6 +74,17 @@ def read_pid_file(path: Path) -> ProcessIdentity | None:
     return ProcessIdentity(pid, start_time)
 
 
+def command_line(process: ProcessIdentity | None) -> list[str]:
+    """Return the command line of a process; empty when it is gone or may not be seen."""
+    if process is None:
+        return []
+    try:
+        words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in words] if process.is_alive() else []
+
+
 def _stat(pid: int) -> tuple[str, int] | None:
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()

@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from boxlite._errors import HostError
-from boxlite._vm.shim import remove_sockets
 
 if TYPE_CHECKING:
     from boxlite._layout import BoxLayout
@@ -41,7 +40,7 @@ def remove_directory(layout: BoxLayout, *, keep_evidence: bool) -> None:
     Raises:
         HostError: Something that was to go is still there.
     """
-    remove_sockets(layout)
+    _remove_sockets(layout)
     evidence = layout.evidence
     for path in (layout.record, layout.shim_pid, layout.vm_pid, *evidence):
         with suppress(OSError):
@@ -68,3 +67,12 @@ def _remove_the_rest(layout: BoxLayout) -> None:
             f"the directory of the box, {layout.root}, cannot be removed: {exc}",
             fix="Look at what is in it, and remove it by hand.",
         ) from exc
+
+
+def _remove_sockets(layout: BoxLayout) -> None:
+    """Remove the socket files of a box that is gone. Missing ones are fine."""
+    for path in (layout.ready_socket, *layout.agent_sockets):
+        with suppress(OSError):
+            path.unlink()
+    with suppress(OSError):
+        layout.sockets.rmdir()

@@ -8,7 +8,6 @@ witness of a kernel panic, which QEMU reports as an orderly exit.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ import attrs
 from boxlite._evidence import last_lines
 from boxlite._report import CrashKind
 
+from .causes import INIT_ERRORS, QEMU_MESSAGES, RAISE_MEMORY, SIGNALS, SOMEBODY
 from .exitfile import ExitRecord
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ _PANIC_CODE: Final = 101
 #: With less than this, not even an exit file can be counted on.
 FULL_BYTES: Final = 64 << 10
 
-_RAISE_MEMORY: Final = "the guest ran out of memory: raise memory_mib"
 _DEFECT: Final = "a defect in boxlite: please report it with this text"
-_SOMEBODY: Final = "somebody or some supervisor killed the process"
 
 
 @attrs.frozen(kw_only=True)
@@ -150,7 +148,7 @@ def _tell_shim_lost(traces: Traces) -> Story:
         summary=f"its shim {how}",
         cause=f"The shim ended without leaving an exit file, and the VM went with it.{said}",
         likely_causes=(
-            _SOMEBODY,
+            SOMEBODY,
             "the host ran out of memory and its kernel killed it: see dmesg",
             "the file system of the home is full",
         ),
@@ -179,48 +177,11 @@ def _tell_host_memory(who: str, seen: str) -> Story:
     )
 
 
-_SIGNALS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "SIGKILL": (
-        "QEMU was killed from outside (SIGKILL).",
-        ("the host ran out of memory and its kernel killed the VM: see dmesg", _SOMEBODY),
-    ),
-    "SIGABRT": (
-        "QEMU gave up on an internal error (SIGABRT).",
-        (
-            "KVM cannot run this guest: try accelerator='tcg'",
-            "a defect in QEMU, or a QEMU that does not fit this host",
-        ),
-    ),
-    "SIGSYS": (
-        "QEMU's own seccomp sandbox stopped it (SIGSYS).",
-        ("this QEMU needs a system call that its sandbox denies: see dmesg",),
-    ),
-    "SIGILL": (
-        "QEMU executed an instruction that this CPU does not have (SIGILL).",
-        ("a QEMU built for another CPU",),
-    ),
-    "SIGSEGV": (
-        "QEMU made an invalid memory access (SIGSEGV).",
-        (
-            "a defect in QEMU, perhaps provoked: treat the guest's code as hostile",
-            "a damaged installation of QEMU or its libraries",
-        ),
-    ),
-    "SIGBUS": (
-        "QEMU could not have a page of the guest's memory, which is a file (SIGBUS).",
-        (
-            "the file system of the home is full",
-            "the file of the template was cut short while the VM ran",
-        ),
-    ),
-}
-
-
 def _tell_signal(name: str, traces: Traces) -> Story:
     if name == "SIGKILL" and traces.out_of_memory:
         return _tell_host_memory("the VM", traces.out_of_memory)
     somebody = (f"QEMU was ended by {name}.", ("somebody or some supervisor signalled it",))
-    cause, likely = _SIGNALS.get(name, somebody)
+    cause, likely = SIGNALS.get(name, somebody)
     if traces.last_words:
         cause = f"{cause} The last line on stderr: {traces.last_words}"
     return Story(
@@ -229,40 +190,6 @@ def _tell_signal(name: str, traces: Traces) -> Story:
         cause=cause,
         likely_causes=likely,
     )
-
-
-_LOWER_MEMORY: Final = "too little free memory on the host: lower memory_mib"
-_CHECK_KERNEL: Final = "a damaged or foreign kernel file: check RuntimeOptions.kernel"
-_OLD_QEMU: Final = "a QEMU that is too old or built without a feature"
-# What QEMU says, in lower case, and what it means. First match wins.
-_QEMU_MESSAGES: Final = (
-    ("could not access kvm", "The accelerator KVM could not be opened.",
-     ("no right to open /dev/kvm: sudo usermod -aG kvm $USER, and log in again",
-      "no KVM on this host: use accelerator='auto' or 'tcg'")),
-    ("failed to initialize kvm", "The accelerator KVM could not be used.",
-     ("no KVM on this host: use accelerator='auto' or 'tcg'",)),
-    ("kvm_exit_internal_error", "The host's KVM cannot run this guest.",
-     ("nested virtualisation that does not work: use accelerator='tcg'",)),
-    ("cannot set up guest memory", "The host did not give QEMU the memory of the guest.",
-     (_LOWER_MEMORY, "a memory limit on this process")),
-    ("cannot allocate memory", "The host did not give QEMU the memory of the guest.",
-     (_LOWER_MEMORY, "a memory limit on this process")),
-    ("no space left on device", "The disk is full.", ("the file system of the home is full",)),
-    ("cannot execute", "QEMU could not be executed.",
-     ("QEMU was removed or upgraded a moment ago: see RuntimeOptions.qemu",)),
-    ("error loading", "QEMU could not load the kernel or the initramfs.", (_CHECK_KERNEL,)),
-    ("could not open", "QEMU could not open one of its files.",
-     ("a file of the box was removed or cannot be read",)),
-    ("could not load", "QEMU could not load one of its files.",
-     (_CHECK_KERNEL,
-      "firmware of QEMU is missing: install the packages seabios and qemu-system-data")),
-    ("invalid kernel header", "QEMU does not take the kernel file.",
-     ("not a bzImage for this architecture: check RuntimeOptions.kernel",)),
-    ("not supported", "This QEMU does not support what boxlite asks of it.", (_OLD_QEMU,)),
-    ("invalid option", "This QEMU refuses an option that boxlite gives it.", (_OLD_QEMU,)),
-    ("invalid parameter", "This QEMU refuses an option that boxlite gives it.", (_OLD_QEMU,)),
-    ("is not a valid", "This QEMU refuses an option that boxlite gives it.", (_OLD_QEMU,)),
-)  # fmt: skip
 
 
 def _tell_error(record: ExitRecord, traces: Traces) -> Story:
@@ -279,7 +206,7 @@ def _tell_error(record: ExitRecord, traces: Traces) -> Story:
         )
     meaning = "QEMU exited with an error of its own."
     likely: tuple[str, ...] = ("see what it wrote to stderr",)
-    for needle, cause, causes in _QEMU_MESSAGES:
+    for needle, cause, causes in QEMU_MESSAGES:
         if needle in said.lower():
             meaning, likely = cause, causes
             break
@@ -299,7 +226,7 @@ def _tell_exit(record: ExitRecord, console: ConsoleStory) -> Story:
             kind=CrashKind.GUEST_EXIT,
             summary="the guest agent failed",
             cause=f"The console shows: {console.agent_panic}",
-            likely_causes=(_RAISE_MEMORY, _DEFECT),
+            likely_causes=(RAISE_MEMORY, _DEFECT),
         )
     if record.requested:
         return Story(
@@ -326,19 +253,10 @@ def _tell_exit(record: ExitRecord, console: ConsoleStory) -> Story:
     )
 
 
-# What an errno of execve(2) usually means for the first program of a root.
-_INIT_ERRORS: Final = {
-    errno.ENOENT: "the first program, or the loader that it names, is missing in the image",
-    errno.EACCES: "the first program may not be executed",
-    errno.ENOEXEC: "the first program is built for another architecture, or is no program",
-    errno.ENOMEM: _RAISE_MEMORY,
-}
-
-
 def _tell_kernel_panic(console: ConsoleStory) -> Story:
     if console.init_failed:
         number = console.init_errno
-        likely = _INIT_ERRORS.get(number, f"execve(2) failed: {os.strerror(number)}")
+        likely = INIT_ERRORS.get(number, f"execve(2) failed: {os.strerror(number)}")
         return Story(
             kind=CrashKind.KERNEL_PANIC,
             summary="the guest has no program to start with",
@@ -354,7 +272,7 @@ def _tell_kernel_panic(console: ConsoleStory) -> Story:
         summary="the guest's kernel panicked",
         cause=f"The console shows: {console.out_of_memory or console.kernel_panic}",
         likely_causes=(
-            *((_RAISE_MEMORY,) if memory else ()),
+            *((RAISE_MEMORY,) if memory else ()),
             "code in the guest with root rights crashed its kernel",
             "a kernel or root file system that does not fit this VM",
         ),

@@ -10,15 +10,14 @@ import os
 import signal
 import socket
 import subprocess
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 import trio
 
 from boxlite._errors import HostError
-from boxlite._process import ExitWatch, read_pid_file
+from boxlite._process import ExitWatch, command_line, read_pid_file
 from boxlite._sockets import bind_unix
 
 from .argv import SocketChardev
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from boxlite._layout import BoxLayout
-    from boxlite._process import ProcessIdentity
 
 #: The shim's own ladder: 3 s for the guest, 2 s for QEMU's SIGTERM, and some to spare.
 TERM_SECONDS: Final = 6.0
@@ -281,18 +279,7 @@ def running_shim(layout: BoxLayout) -> Shim | None:
     ours = next((child for child in _left_running if child.pid == watch.pid), None)
     if ours is not None:
         _left_running.discard(ours)
-    return Shim(watch, layout, _command_line(read_pid_file(layout.vm_pid)), child=ours)
-
-
-def _command_line(process: ProcessIdentity | None) -> list[str]:
-    """Return the command line of a process; empty when it is gone or not to be seen."""
-    if process is None:
-        return []
-    try:
-        words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[:-1]
-    except OSError:
-        return []
-    return [os.fsdecode(word) for word in words] if process.is_alive() else []
+    return Shim(watch, layout, command_line(read_pid_file(layout.vm_pid)), child=ours)
 
 
 def _shim_environment() -> dict[str, str]:
@@ -301,12 +288,3 @@ def _shim_environment() -> dict[str, str]:
     # reports are made of them.
     kept = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR")
     return {"LC_ALL": "C", **{name: os.environ[name] for name in kept if name in os.environ}}
-
-
-def remove_sockets(layout: BoxLayout) -> None:
-    """Remove the socket files of a box that is gone. Missing ones are fine."""
-    for path in (layout.ready_socket, *layout.agent_sockets):
-        with suppress(OSError):
-            path.unlink()
-    with suppress(OSError):
-        layout.sockets.rmdir()

@@ -19,6 +19,7 @@ from boxlite import HostError
 from boxlite._process import (
     ExitWatch,
     ProcessIdentity,
+    command_line,
     process_start_time,
     read_pid_file,
     wait_ended,
@@ -367,3 +368,14 @@ def test_any_bytes_are_a_pid_file_or_none(
     found = read_pid_file(path)
 
     assert found is None or found.pid > 0
+
+
+def test_a_command_line_is_that_of_the_very_process(sleeper: subprocess.Popen[bytes]) -> None:
+    """Of one that is gone, or is another by now, there is none."""
+    started = process_start_time(sleeper.pid)
+    assert started is not None
+
+    assert command_line(ProcessIdentity(sleeper.pid, started))[:2] == [sys.executable, "-S"]
+    assert command_line(ProcessIdentity(sleeper.pid, started + 1)) == []
+    assert command_line(ProcessIdentity(NO_SUCH_PID, 1)) == []
+    assert command_line(None) == []
