@@ -7,8 +7,7 @@ that the model says, and the home must hold exactly what the model says.
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import trio
 from hypothesis import event, strategies as st
@@ -21,43 +20,22 @@ from hypothesis.stateful import (
     multiple,
     rule,
 )
+from loop_thread import LoopThread
 
 import boxlite
 from boxlite import BoxState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
-T = TypeVar("T")
-
-_SECONDS: Final = 120
 #: What is left of a box that died in somebody's block.
 _EVIDENCE: Final = {"exit", "shim.stderr", "console.log", "console.log.old"}
 #: What leaves a block that the user ends with an error of his own.
 _OWN_ERROR: Final = KeyError("the user's own")
 
 
-class World:
-    """A Trio loop in a thread, with a runtime; subclasses say over which engine.
-
-    Attributes:
-        runtime: The runtime under test.
-    """
-
-    runtime: boxlite.Runtime
-
-    def __init__(self) -> None:
-        self._started = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, name="world")
-        self._thread.start()
-        self._started.wait()
-        self._raise()
-
-    def open_runtime(self) -> AbstractAsyncContextManager[boxlite.Runtime]:
-        """Return the runtime's context manager; runs in the loop."""
-        raise NotImplementedError
+class World(LoopThread):
+    """A runtime; subclasses say over which engine."""
 
     async def kill(self, box_id: str, what: str) -> None:
         """End the VM (``"vm"``) or the shim (``"shim"``) of a box, as somebody else would."""
@@ -66,42 +44,6 @@ class World:
     def living(self) -> int:
         """Return how many boxes have a VM."""
         raise NotImplementedError
-
-    def _main(self) -> None:
-        try:
-            trio.run(self._serve)
-        except BaseException as exc:  # noqa: BLE001 - raised in the test's thread
-            self._failure = exc
-        finally:
-            self._started.set()
-
-    async def _serve(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._done = trio.Event()
-        async with self.open_runtime() as self.runtime:
-            async with trio.open_nursery() as self.nursery:
-                self._started.set()
-                await self._done.wait()
-                self.nursery.cancel_scope.cancel()
-
-    def play(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:  # noqa: ANN401
-        """Run an async function in the loop, bounded."""
-
-        async def bounded() -> T:
-            with trio.fail_after(_SECONDS):
-                return await function(*args)
-
-        return trio.from_thread.run(bounded, trio_token=self._token)
-
-    def close(self) -> None:
-        """End the runtime and the thread."""
-        trio.from_thread.run_sync(self._done.set, trio_token=self._token)
-        self._thread.join()
-        self._raise()
-
-    def _raise(self) -> None:
-        if self._failure is not None:
-            raise self._failure
 
 
 class Holder:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +19,7 @@ import pytest
 import trio
 import trio.testing
 from census import Census
+from loop_thread import LoopThread
 
 import boxlite
 from boxlite._layout import HomeLayout
@@ -28,6 +28,7 @@ from boxlite._process import ExitWatch, read_pid_file
 if TYPE_CHECKING:
     import signal
     from collections.abc import Awaitable, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T")
 
@@ -67,54 +68,20 @@ async def kill_when_there(pid_file: Path, number: signal.Signals) -> None:
         watch.send_signal(number)
 
 
-class Stage:
-    """A Trio loop in a thread, with a runtime in it and, once asked for, a box."""
+class Stage(LoopThread):
+    """A runtime and, once asked for, a box."""
+
+    seconds = SCENARIO_SECONDS
 
     def __init__(self, home: Path, *, templates: bool) -> None:
         self.home = HomeLayout(home)
         self._options: Any = {"home": home, "templates": templates}
-        self.runtime: boxlite.Runtime
         self._shared: boxlite.Box | None = None
-        self._started = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, name="stage")
-        self._thread.start()
-        self._started.wait()
-        if self._failure is not None:
-            raise self._failure
+        super().__init__()
 
-    def _main(self) -> None:
-        try:
-            trio.run(self._serve)
-        except BaseException as exc:  # noqa: BLE001 - told to the test in __init__ and close
-            self._failure = exc
-        finally:
-            self._started.set()
-
-    async def _serve(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._done = trio.Event()
-        async with boxlite.open_runtime(**self._options) as self.runtime:
-            async with trio.open_nursery() as self._nursery:
-                self._started.set()
-                await self._done.wait()
-                self._nursery.cancel_scope.cancel()
-
-    def close(self) -> None:
-        """Stop the shared box, the runtime and the thread."""
-        trio.from_thread.run_sync(self._done.set, trio_token=self._token)
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-    def play(self, scenario: Callable[..., Awaitable[T]], *args: Any) -> T:  # noqa: ANN401
-        """Run a scenario in the loop, bounded, and return what it returns."""
-
-        async def bounded() -> T:
-            with trio.fail_after(SCENARIO_SECONDS):
-                return await scenario(*args)
-
-        return trio.from_thread.run(bounded, trio_token=self._token)
+    def open_runtime(self) -> AbstractAsyncContextManager[boxlite.Runtime]:
+        """Return the runtime of the home."""
+        return boxlite.open_runtime(**self._options)
 
     def play_counted(self, scenario: Callable[[boxlite.Runtime], Awaitable[T]]) -> T:
         """Run a scenario that opens its own boxes; prove that nothing of them is left."""
@@ -133,7 +100,7 @@ class Stage:
 
     async def _shared_box(self) -> boxlite.Box:
         if self._shared is None:
-            self._shared = await self._nursery.start(self._keep_box)
+            self._shared = await self.nursery.start(self._keep_box)
         return self._shared
 
     async def _keep_box(self, *, task_status: trio.TaskStatus[boxlite.Box]) -> None:

@@ -158,6 +158,22 @@ async def announcement(listener: trio.socket.SocketType) -> bytes:
     return received
 
 
+def after(program: str) -> Callable[[list[str]], list[str]]:
+    """Return a ``wrap`` that has the shim's interpreter run a program before the shim."""
+    runner = (
+        f"{program}\n"
+        "import runpy, sys\n"
+        "del sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+
+    def wrap(command: list[str]) -> list[str]:
+        at = next(n for n, word in enumerate(command) if word.endswith("__main__.py"))
+        return [*command[:at], "-c", runner, *command[at:]]
+
+    return wrap
+
+
 @asynccontextmanager
 async def running_shim(
     box: Path,

@@ -18,14 +18,14 @@ import trio
 from census import children, open_files
 from fake_engine import FakeShim, fake_engine
 from scarcity import few_descriptors
-from shim_under_test import python, running_shim
+from shim_under_test import after, python, running_shim
 
 import boxlite
 from boxlite._startup import stages
 from boxlite._startup.groundwork import Groundwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from boxlite._vm.shim import Chardevs
 
@@ -176,9 +176,11 @@ async def test_a_shim_that_dies_between_ready_and_the_connection_is_a_death(
                     pytest.fail("the box started")
 
 
-@contextmanager
-def machine_that_sleeps(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run real shims over a program that is no VM, does nothing and takes no descriptors."""
+@pytest.fixture
+async def sleeping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[boxlite.Runtime]:
+    """A runtime with real shims over a program that is no VM and does nothing."""
 
     class Sleeper:
         def __init__(self, **_fields: object) -> None:
@@ -190,79 +192,66 @@ def machine_that_sleeps(patch: pytest.MonkeyPatch) -> Iterator[None]:
     async def nothing(*_args: object, **_kwargs: object) -> Any:  # noqa: ANN401
         await trio.lowlevel.checkpoint()
 
-    with patch.context() as patched:
-        patched.setattr(Groundwork, "host", nothing)
-        patched.setattr(Groundwork, "kit", nothing)
-        patched.setattr(stages, "Machine", Sleeper)
-        yield
+    monkeypatch.setattr(Groundwork, "host", nothing)
+    monkeypatch.setattr(Groundwork, "kit", nothing)
+    monkeypatch.setattr(stages, "Machine", Sleeper)
+    # It opens descriptors for good, which are nobody's leak.
+    await stages.load_session_code(None)  # type: ignore[arg-type]
+    async with boxlite.open_runtime(home=tmp_path / "home", templates=False) as runtime:
+        yield runtime
 
 
 @pytest.mark.parametrize("free", range(26))
 async def test_running_out_of_descriptors_anywhere_is_one_error(
-    free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: int, sleeping: boxlite.Runtime
 ) -> None:
     """With so many left, and a real shim: an error of the host, or a guest that is late."""
-    with machine_that_sleeps(monkeypatch):
-        async with boxlite.open_runtime(home=tmp_path / "home", templates=False) as runtime:
-            await stages.load_session_code(None)  # type: ignore[arg-type]
-            with nothing_left(runtime.home.root):
-                with pytest.raises(boxlite.BoxliteError) as caught, few_descriptors(free):
-                    async with runtime.open_box(ready_timeout=0.05):
-                        pytest.fail("the box started")
-                if isinstance(caught.value, boxlite.BoxStartTimeoutError):
-                    # That it was late is told even where no file could be opened.
-                    assert "not ready within 0.05 s" in str(caught.value)
-                    shutil.rmtree(dict(caught.value.report.files)["console"].parent)
-                else:
-                    assert isinstance(caught.value, boxlite.HostError)
-                    assert "Too many open files" in str(caught.value)
+    with nothing_left(sleeping.home.root):
+        with pytest.raises(boxlite.BoxliteError) as caught, few_descriptors(free):
+            async with sleeping.open_box(ready_timeout=0.05):
+                pytest.fail("the box started")
+        if isinstance(caught.value, boxlite.BoxStartTimeoutError):
+            # That it was late is told even where no file could be opened.
+            assert "not ready within 0.05 s" in str(caught.value)
+            shutil.rmtree(dict(caught.value.report.files)["console"].parent)
+        else:
+            assert isinstance(caught.value, boxlite.HostError)
+            assert "Too many open files" in str(caught.value)
 
 
 async def test_no_process_to_be_had_is_one_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sleeping: boxlite.Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """fork(2) says EAGAIN when a limit is reached."""
-    with machine_that_sleeps(monkeypatch):
-        async with boxlite.open_runtime(home=tmp_path / "home", templates=False) as runtime:
-            await stages.load_session_code(None)  # type: ignore[arg-type]
-            with nothing_left(runtime.home.root), monkeypatch.context() as patch:
-                patch.setattr(subprocess, "Popen", raising(errno.EAGAIN))
-                with pytest.raises(boxlite.HostError, match="temporarily unavailable.*ulimit -u"):
-                    async with runtime.open_box():
-                        pytest.fail("the box started")
+    monkeypatch.setattr(subprocess, "Popen", raising(errno.EAGAIN))
+    with nothing_left(sleeping.home.root):
+        with pytest.raises(boxlite.HostError, match="temporarily unavailable.*ulimit -u"):
+            async with sleeping.open_box():
+                pytest.fail("the box started")
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
 async def test_a_shim_that_cannot_be_watched_is_not_left_running(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, sleeping: boxlite.Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was started, and the descriptor for its end is not to be had."""
-    with machine_that_sleeps(monkeypatch):
-        async with boxlite.open_runtime(home=tmp_path / "home", templates=False) as runtime:
-            await stages.load_session_code(None)  # type: ignore[arg-type]
-            with nothing_left(runtime.home.root), monkeypatch.context() as patch:
-                patch.setattr(os, "pidfd_open", raising(number))
-                with pytest.raises(boxlite.HostError, match="cannot be watched"):
-                    async with runtime.open_box():
-                        pytest.fail("the box started")
+    monkeypatch.setattr(os, "pidfd_open", raising(number))
+    with nothing_left(sleeping.home.root):
+        with pytest.raises(boxlite.HostError, match="cannot be watched"):
+            async with sleeping.open_box():
+                pytest.fail("the box started")
 
 
 async def test_a_clock_that_jumps_disturbs_no_shim(tmp_path: Path) -> None:
     """The wall clock of a host is set while boxes run; only stamps in files may show it."""
     jumping = (
-        "import runpy, sys, time\n"
+        "import time\n"
         "jumps = iter([1e9, 4e9, 0.0, 1e9] * 1000)\n"
         "time.time = lambda: next(jumps)\n"
         "time.time_ns = lambda: int(next(jumps) * 1e9)\n"
-        "del sys.argv[0]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-
-    def wrap(command: list[str]) -> list[str]:
-        at = next(n for n, word in enumerate(command) if word.endswith("__main__.py"))
-        return [*command[:at], "-c", jumping, *command[at:]]
-
-    async with running_shim(tmp_path / "box", wrap=wrap, options=["--guest-seconds", "0"]) as shim:
+    quick = ["--guest-seconds", "0"]
+    async with running_shim(tmp_path / "box", wrap=after(jumping), options=quick) as shim:
         await shim.become_ready()
         shim.process.terminate()
         record = await shim.ended()

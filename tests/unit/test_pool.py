@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
+from fake_engine import FakeWatch
 
 from boxlite import _pool
 from boxlite._errors import HostError
@@ -17,21 +18,6 @@ from boxlite._pool import REST_SECONDS, REST_SECONDS_MAX, Pool, PoolBox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-
-class Watch:
-    """The watch on a shim that does not exist."""
-
-    def __init__(self) -> None:
-        self.ended = trio.Event()
-
-    def has_ended(self) -> bool:
-        """Tell whether it was ended by the test."""
-        return self.ended.is_set()
-
-    async def wait(self) -> None:
-        """Wait for that."""
-        await self.ended.wait()
 
 
 class Factory:
@@ -61,7 +47,7 @@ class Factory:
         self._count += 1
         number = self._count
         self.log.append(("up", number))
-        shim = SimpleNamespace(watch=Watch())
+        shim = SimpleNamespace(watch=FakeWatch())
         try:
             start = SimpleNamespace(number=number, box_id=str(number), shim=shim, failed=False)
             start.fail = lambda: setattr(start, "failed", True)

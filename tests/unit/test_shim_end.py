@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from hypothesis import given, strategies as st
-from shim_under_test import NONCE, python, running_shim
+from shim_under_test import NONCE, after, python, running_shim
 
 from boxlite._process import process_start_time, read_pid_file
 from boxlite.shim import _exitfile
@@ -243,19 +243,12 @@ def test_every_end_has_one_consistent_record(
 async def test_a_kernel_without_pidfd_costs_nothing_but_time(tmp_path: Path, program: str) -> None:
     """QEMU is then looked at until it has ended."""
     without = (
-        "import errno, os, runpy, sys\n"
+        "import errno, os\n"
         "def pidfd_open(pid, flags=0):\n"
         "    raise OSError(errno.ENOSYS, 'not there')\n"
         "os.pidfd_open = pidfd_open\n"
-        "del sys.argv[0]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-
-    def wrap(command: list[str]) -> list[str]:
-        at = next(n for n, word in enumerate(command) if word.endswith("__main__.py"))
-        return [*command[:at], "-c", without, *command[at:]]
-
-    async with running_shim(tmp_path / "box", python(program), wrap=wrap) as shim:
+    async with running_shim(tmp_path / "box", python(program), wrap=after(without)) as shim:
         record = await shim.ended()
 
     assert record["type"] == ("exit" if "exit(0)" in program else "signal")
