@@ -16,6 +16,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _runtime                                the owner of a home
 #   _pool                                   boxes before anybody wants them
 #   _box                                    what holds while a box is open
+#   _run                                    a command, run to its end
 #   _execution                              a command while it runs
 #   _startup                                stages, race, report
 #   _preflight                              what this machine has, as checks

@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ._command import Command, TerminalSize, check_command
+from ._command import check_command
 from ._errors import (
     BoxCrashedError,
     BoxliteError,
     CommandFailedError,
-    CommandTimeoutError,
     GuestError,
     GuestFailedError,
     GuestLostError,
     InvalidOptionError,
     StateError,
 )
-from ._execution import Capture, Execution
+from ._execution import Execution
 from ._options import check_seconds
-from ._scopes import open_nursery_unwrapped
+from ._run import run_to_end
 from ._startup.crash import crash_report
 from ._state import BoxState
 from ._vm.shim import TERM_SECONDS
@@ -35,10 +34,12 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from ._command import TerminalSize
     from ._options import BoxOptions
     from ._report import CrashReport
     from ._result import ExecResult
     from ._rpc.convert import GuestInfo
+    from ._run import OnOutput
     from ._startup.startup import Startup
 
 #: What run() keeps of each stream unless it is told otherwise.
@@ -48,8 +49,6 @@ _PING_SECONDS: Final = 10.0
 _VERDICT_SECONDS: Final = 2.0
 # What a guest answers that is about to power off.
 _SHUTTING_DOWN: Final = "UNAVAILABLE"
-# How long a killed command's last output and exit are waited for.
-_KILLED_SECONDS: Final = 5.0
 
 
 class Box:
@@ -129,6 +128,7 @@ class Box:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] = "/",
         terminal: TerminalSize | None = None,
+        merge_stderr: bool = False,
     ) -> AsyncIterator[Execution]:
         """Run a command and talk to it while it runs.
 
@@ -144,6 +144,8 @@ class Box:
             cwd: An absolute path in the box.
             terminal: Give it a pseudo-terminal of this size; then stderr is
                 empty and everything arrives on stdout.
+            merge_stderr: Have it write both streams to one pipe, so that their
+                order is kept; then stderr is empty. Default: no.
 
         Raises:
             InvalidOptionError: The command cannot be given to a program.
@@ -152,7 +154,15 @@ class Box:
                 directory is not there (125).
             BoxCrashedError: The VM died.
         """
-        checked = self._checked(command, env=env, cwd=cwd, terminal=terminal)
+        checked = check_command(
+            command,
+            env=env,
+            cwd=cwd,
+            terminal=terminal,
+            merge_stderr=merge_stderr,
+            beneath=self.options.env,
+        )
+        self._start.secrets.add((env or {}).values())
         async with (
             self._calling(),
             self._start.session.execute(checked) as raw,
@@ -171,6 +181,9 @@ class Box:
         timeout: float | None = None,
         check: bool = False,
         max_output: int = MAX_OUTPUT_DEFAULT,
+        on_output: OnOutput | None = None,
+        terminal: TerminalSize | None = None,
+        merge_stderr: bool = False,
     ) -> ExecResult:
         """Run a command to its end and return its exit and output.
 
@@ -186,6 +199,11 @@ class Box:
             check: Raise if it does not exit with 0.
             max_output: Bytes to keep of each stream; what comes after is read,
                 dropped and flagged in the result. Default 16 MiB.
+            on_output: Called synchronously with ``"stdout"`` or ``"stderr"`` and
+                each chunk as it comes, kept or not; what it raises kills the
+                command and comes out. Default: none.
+            terminal: As for :meth:`exec`.
+            merge_stderr: As for :meth:`exec`.
 
         Returns:
             The result. A non-zero exit is a result, unless ``check``.
@@ -202,37 +220,19 @@ class Box:
             raise InvalidOptionError("input", input, "bytes")
         if not isinstance(max_output, int) or isinstance(max_output, bool) or max_output < 0:
             raise InvalidOptionError("max_output", max_output, "a number of bytes, 0 or more")
-        captures = Capture(max_output), Capture(max_output)
-        async with self.exec(command, env=env, cwd=cwd) as execution:
-            with trio.move_on_after(limit or float("inf")) as scope:
-                await _communicate(execution, bytes(input), captures)
-            if scope.cancelled_caught:
-                assert limit is not None
-                with trio.move_on_after(_KILLED_SECONDS):
-                    await execution.kill()
-                    await _communicate(execution, None, captures)
-                # Raised in here: leaving the block in the ordinary way would wait for
-                # the command's end, and the guest may never tell of that.
-                result = execution.result(*captures)
-                raise CommandTimeoutError(execution.words, limit, result)
-        result = execution.result(*captures)
+        async with self.exec(
+            command, env=env, cwd=cwd, terminal=terminal, merge_stderr=merge_stderr
+        ) as execution:
+            result = await run_to_end(
+                execution,
+                bytes(input),
+                seconds=limit,
+                max_output=max_output,
+                on_output=on_output,
+            )
         if check and result.exit_code != 0:
             raise CommandFailedError(execution.words, result)
         return result
-
-    def _checked(
-        self,
-        command: Sequence[str | bytes | os.PathLike[str]],
-        *,
-        env: Mapping[str, str] | None,
-        cwd: str | os.PathLike[str],
-        terminal: TerminalSize | None,
-    ) -> Command:
-        checked = check_command(
-            command, env=env, cwd=cwd, terminal=terminal, beneath=self.options.env
-        )
-        self._start.secrets.add((env or {}).values())
-        return checked
 
     @asynccontextmanager
     async def _calling(self) -> AsyncIterator[None]:
@@ -314,18 +314,6 @@ class Box:
             except GuestError:
                 return  # The next rung of the ladder does not need the guest's consent.
             await self._start.shim.watch.wait()
-
-
-async def _communicate(
-    execution: Execution, data: bytes | None, captures: tuple[Capture, Capture]
-) -> None:
-    """Feed a command and read both of its streams, until it has ended."""
-    async with open_nursery_unwrapped() as nursery:
-        if data is not None:
-            nursery.start_soon(execution.feed, data)
-        nursery.start_soon(captures[0].drain, execution.stdout)
-        nursery.start_soon(captures[1].drain, execution.stderr)
-    await execution.wait()
 
 
 @asynccontextmanager

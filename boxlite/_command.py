@@ -47,6 +47,7 @@ class Command:
     env: tuple[tuple[bytes, bytes], ...]
     cwd: bytes
     terminal: TerminalSize | None
+    merge_stderr: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -60,6 +61,7 @@ def check_command(
     env: Mapping[str, str] | None,
     cwd: str | os.PathLike[str],
     terminal: TerminalSize | None,
+    merge_stderr: bool = False,
     beneath: tuple[tuple[str, str], ...],
 ) -> Command:
     """Return a command that the guest can be asked to run.
@@ -69,6 +71,7 @@ def check_command(
         env: Variables over those beneath.
         cwd: The directory to run in, absolute.
         terminal: The size of its terminal, if it is to have one.
+        merge_stderr: Its standard error is to be its standard output.
         beneath: The variables of the box.
 
     Raises:
@@ -95,7 +98,11 @@ def check_command(
         raise InvalidOptionError("cwd", where, "an absolute path in the box, without NUL")
     if terminal is not None and not isinstance(terminal, TerminalSize):
         raise InvalidOptionError("terminal", terminal, "a TerminalSize")
-    return Command(argv=argv, env=pairs, cwd=_bytes(where), terminal=terminal)
+    if not isinstance(merge_stderr, bool):
+        raise InvalidOptionError("merge_stderr", merge_stderr, "True or False")
+    return Command(
+        argv=argv, env=pairs, cwd=_bytes(where), terminal=terminal, merge_stderr=merge_stderr
+    )
 
 
 def _argument(index: int, word: object) -> bytes:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import suppress
+from secrets import token_hex
+from signal import Signals
 from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
+from ._command import TerminalSize
 from ._errors import InvalidOptionError
 from ._result import ExecResult
 from ._scopes import open_nursery_unwrapped
 
 if TYPE_CHECKING:
-    from ._command import TerminalSize
     from ._rpc.execution import RawExecution
 
 _READ_BYTES: Final = 64 << 10
@@ -92,8 +93,9 @@ class Execution:
     """One command in a box, from start to exit.
 
     Attributes:
+        id: 16 hexadecimal digits that no other execution has.
         stdin: Its standard input.
-        stdout: Its standard output; everything, if it has a terminal.
+        stdout: Its standard output; everything, with a terminal or ``merge_stderr``.
         stderr: Its standard error.
         pid: Its process id in the guest.
         words: Its arguments, as text.
@@ -106,16 +108,22 @@ class Execution:
         self.stderr = CommandOutput(raw, "stderr")
         self.pid = pid
         self.words = words
+        self.id = token_hex(8)
         self._exit: ExecResult | None = None
 
     def __repr__(self) -> str:
         state = "running" if self._exit is None else self._exit.describe()
-        return f"<boxlite.Execution pid {self.pid} {state}>"
+        return f"<boxlite.Execution {self.id} pid {self.pid} {state}>"
 
     @property
     def returncode(self) -> int | None:
         """The exit code once :meth:`wait` has returned: 128 + n for signal n; None before."""
         return None if self._exit is None else self._exit.exit_code
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended the command, once :meth:`wait` has returned; None if none did."""
+        return None if self._exit is None else self._exit.signal
 
     async def wait(self) -> int:
         """Return the exit code when the command has ended: 128 + n for signal n.
@@ -132,7 +140,7 @@ class Execution:
     async def send_signal(self, number: int) -> None:
         """Send a signal to the command's process group. A command that has ended is fine."""
         try:
-            await self._raw.send_signal(signal.Signals(number).value)
+            await self._raw.send_signal(Signals(number).value)
         except ValueError:
             raise InvalidOptionError("signal", number, "the number of a signal") from None
         except trio.BrokenResourceError:
@@ -140,14 +148,23 @@ class Execution:
 
     async def terminate(self) -> None:
         """Send SIGTERM to the command's process group."""
-        await self.send_signal(signal.SIGTERM)
+        await self.send_signal(Signals.SIGTERM)
 
     async def kill(self) -> None:
         """Send SIGKILL to the command's process group."""
-        await self.send_signal(signal.SIGKILL)
+        await self.send_signal(Signals.SIGKILL)
 
-    async def resize(self, size: TerminalSize) -> None:
-        """Tell the command's terminal its new size. Without one, nothing happens."""
+    async def resize(self, rows: int, columns: int) -> None:
+        """Tell the command's terminal its new size. Without one, nothing happens.
+
+        Args:
+            rows: 1 to 65,535.
+            columns: 1 to 65,535.
+
+        Raises:
+            InvalidOptionError: A terminal cannot have that size.
+        """
+        size = TerminalSize(rows=rows, columns=columns)
         await self._raw.resize(size.rows, size.columns)
 
     async def feed(self, data: bytes) -> None:
@@ -163,40 +180,3 @@ class Execution:
             nursery.start_soon(self.stdout.discard)
             nursery.start_soon(self.stderr.discard)
         await self.wait()
-
-    def result(self, stdout: Capture, stderr: Capture) -> ExecResult:
-        """Return the exit together with what was captured."""
-        ended = self._exit or ExecResult(exit_code=128 + signal.SIGKILL, signal=signal.SIGKILL)
-        return ExecResult(
-            exit_code=ended.exit_code,
-            signal=ended.signal,
-            stdout=stdout.data,
-            stderr=stderr.data,
-            stdout_truncated=stdout.truncated,
-            stderr_truncated=stderr.truncated,
-        )
-
-
-class Capture:
-    """Output as it comes in, up to a limit; what comes after is counted out.
-
-    Args:
-        limit: The most bytes to keep.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._kept = bytearray()
-        self.truncated = False
-
-    @property
-    def data(self) -> bytes:
-        """What was kept."""
-        return bytes(self._kept)
-
-    async def drain(self, stream: CommandOutput) -> None:
-        """Read a stream to its end."""
-        while chunk := await stream.receive_some():
-            room = self._limit - len(self._kept)
-            self._kept += chunk[:room]
-            self.truncated = self.truncated or len(chunk) > room

@@ -304,6 +304,7 @@ def exec_start(command: Command) -> wire.ExecRequest:
             env=[wire.EnvironmentVariable(name=name, value=value) for name, value in command.env],
             cwd=command.cwd,
             terminal=size,
+            merge_stderr=command.merge_stderr,
             stdout_window=OUTPUT_WINDOW_BYTES,
             stderr_window=OUTPUT_WINDOW_BYTES,
         )

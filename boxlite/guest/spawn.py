@@ -60,7 +60,7 @@ class Spawned(NamedTuple):
     pid: int
     stdin: int
     stdout: int
-    stderr: int | None  # A command with a terminal has none.
+    stderr: int | None  # A command with a terminal has none, or with both streams in one.
 
 
 def spawn(start: ExecStart) -> Spawned:
@@ -174,7 +174,7 @@ def _spawn_on_pipes(
     ours: list[int] = []
     theirs: list[int] = []
     try:
-        for number in range(3):
+        for number in range(2 if start.merge_stderr else 3):
             reading, writing = os.pipe()
             theirs.append(writing if number else reading)
             ours.append(reading if number else writing)
@@ -182,13 +182,15 @@ def _spawn_on_pipes(
         actions: list[_FileAction] = [
             (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(theirs)
         ]
+        if start.merge_stderr:
+            actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
         pid = _posix_spawn(program, start, environment, actions)
     except OSError:
         _close_all(ours)
         raise
     finally:
         _close_all(theirs)
-    return Spawned(pid, *ours)
+    return Spawned(pid, ours[0], ours[1], None if start.merge_stderr else ours[2])
 
 
 def _spawn_on_terminal(

@@ -337,7 +337,7 @@ def test_a_terminal_is_a_terminal(in_box: InBox) -> None:
             while b"xterm" not in shown:
                 shown += await execution.stdout.receive_some()
             assert shown.startswith(b"33 77\r\n")
-            await execution.resize(boxlite.TerminalSize(rows=44, columns=88))
+            await execution.resize(44, 88)
             await execution.stdin.send_all(b"\n")
             async for chunk in execution.stdout:
                 shown += chunk
@@ -351,5 +351,61 @@ def test_a_box_answers_pings(in_box: InBox) -> None:
 
     async def scenario(box: boxlite.Box) -> None:
         assert 0 < await box.ping() < 10
+
+    in_box(scenario)
+
+
+def test_output_is_told_as_it_comes(in_box: InBox) -> None:
+    """Chunk by chunk and by stream, kept or not; what the callback raises ends the command."""
+
+    async def scenario(box: boxlite.Box) -> None:
+        told: list[tuple[str, bytes]] = []
+        done = await box.run(
+            ["sh", "-c", "echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three"],
+            max_output=4,
+            on_output=lambda stream, chunk: told.append((stream, chunk)),
+        )
+        assert told == [("stdout", b"one\n"), ("stderr", b"two\n"), ("stdout", b"three\n")]
+        assert (done.stdout, done.stdout_truncated) == (b"one\n", True)
+
+        def refuse(stream: str, chunk: bytes) -> None:
+            raise KeyError(chunk)
+
+        with pytest.raises(KeyError):
+            await box.run(["sh", "-c", "echo up; sleep 7005"], on_output=refuse)
+        with trio.fail_after(60):
+            while await count(box, "7005"):
+                await trio.lowlevel.checkpoint()
+
+    in_box(scenario)
+
+
+def test_a_run_can_have_a_terminal(in_box: InBox) -> None:
+    """Then both streams are one, with a terminal's line ends."""
+
+    async def scenario(box: boxlite.Box) -> None:
+        size = boxlite.TerminalSize(rows=20, columns=30)
+        done = await box.run(["sh", "-c", "stty size; echo e >&2"], terminal=size)
+        assert (done.stdout, done.stderr) == (b"20 30\r\ne\r\n", b"")
+
+    in_box(scenario)
+
+
+def test_an_execution_has_an_id_and_a_clear_description(in_box: InBox) -> None:
+    """For logs, and for whoever keeps several."""
+
+    async def scenario(box: boxlite.Box) -> None:
+        async with box.exec(["sh", "-c", "read x; exit 3"]) as one, box.exec(["cat"]) as other:
+            assert one.id != other.id
+            assert "running" in repr(one)
+            await one.stdin.send_all(b"\n")
+            assert await one.wait() == 3
+            assert "exited with 3" in repr(one)
+            assert one.signal is None
+            with pytest.raises(boxlite.InvalidOptionError, match="rows"):
+                await one.resize(0, 80)
+            await other.kill()
+            assert await other.wait() == 137
+            assert other.signal == signal.SIGKILL
 
     in_box(scenario)

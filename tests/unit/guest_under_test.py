@@ -160,6 +160,7 @@ class StartOptions(TypedDict, total=False):
     terminal: wire.TerminalSize
     stdout_window: int
     stderr_window: int
+    merge_stderr: bool
 
 
 def start_request(*argv: str | bytes, **options: Unpack[StartOptions]) -> wire.ExecRequest:
@@ -175,6 +176,7 @@ def start_request(*argv: str | bytes, **options: Unpack[StartOptions]) -> wire.E
             terminal=options.get("terminal"),
             stdout_window=options.get("stdout_window", PLENTY),
             stderr_window=options.get("stderr_window", PLENTY),
+            merge_stderr=options.get("merge_stderr", False),
         )
     )
 

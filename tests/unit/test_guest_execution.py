@@ -58,6 +58,16 @@ def test_output_and_exit_code_arrive(agent: AgentUnderTest) -> None:
     assert agent.run(lambda c: run(c, "sh", "-c", script)) == (7, b"out\n", b"err\n")
 
 
+def test_merged_streams_are_one_pipe(agent: AgentUnderTest) -> None:
+    """In the order in which they were written, with nothing on stderr."""
+    script = "for n in 1 2 3; do echo o$n; echo e$n >&2; done"
+
+    async def scenario(channel: Channel) -> tuple[int, bytes, bytes]:
+        return await run(channel, "sh", "-c", script, merge_stderr=True)
+
+    assert agent.run(scenario) == (0, b"o1\ne1\no2\ne2\no3\ne3\n", b"")
+
+
 def test_a_command_that_exits_at_once_loses_no_byte(agent: AgentUnderTest) -> None:
     """The exit and the output race through different paths; the output must win each time."""
 

@@ -271,6 +271,12 @@ class ExecStart(betterproto2.Message):
 
     stderr_window: "int" = betterproto2.field(6, betterproto2.TYPE_UINT32)
 
+    merge_stderr: "bool" = betterproto2.field(7, betterproto2.TYPE_BOOL)
+    """
+    Standard error goes where standard output goes: one pipe, in the order in
+    which it was written, and everything arrives as stdout.
+    """
+
 
 default_message_pool.register_message("boxlite.v1", "ExecStart", ExecStart)
 
