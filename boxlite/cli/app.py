@@ -17,6 +17,7 @@ from . import templates
 from .demo import demo
 from .doctor import doctor
 from .run import run
+from .shell import shell
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -29,6 +30,10 @@ EXIT_INTERRUPTED = 130
 
 
 _MACHINE_CPUS = click.option("--cpus", type=int, help="Virtual CPUs.")
+_ENV = click.option(
+    "-e", "--env", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable."
+)
+_CWD = click.option("-w", "--cwd", default="/", show_default=True, help="The directory to run in.")
 _MACHINE_MEMORY = click.option("--memory", "memory_mib", type=int, help="Memory in MiB.")
 
 
@@ -111,8 +116,8 @@ def templates_rm_command(options: boxlite.RuntimeOptions, keys: tuple[str, ...])
 @cli.command("run", context_settings={"ignore_unknown_options": True})
 @_MACHINE_CPUS
 @_MACHINE_MEMORY
-@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable.")
-@click.option("-w", "--cwd", default="/", show_default=True, help="The directory to run in.")
+@_ENV
+@_CWD
 @click.option("--timeout", type=float, help="Seconds after which the command is killed.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on to the command.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -133,6 +138,41 @@ def run_command(
     128 + n when signal n ended it, 127 when there is no such program, 126 when
     it cannot be executed, 125 when boxlite itself failed.
     """
+    box = _box_options(cpus, memory_mib, env)
+
+    async def main(options: boxlite.RuntimeOptions) -> int:
+        return await run(options, box, command, cwd=cwd, timeout=timeout, interactive=interactive)
+
+    finish(main, options)
+
+
+@cli.command("shell", context_settings={"ignore_unknown_options": True})
+@_MACHINE_CPUS
+@_MACHINE_MEMORY
+@_ENV
+@_CWD
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def shell_command(
+    options: boxlite.RuntimeOptions,
+    *,
+    cpus: int | None,
+    memory_mib: int | None,
+    env: tuple[str, ...],
+    cwd: str,
+    command: tuple[str, ...],
+) -> None:
+    """Open a terminal in a box of its own, with a shell or COMMAND on it.
+
+    Exits with its code, as ``run`` does.
+    """
+    box = _box_options(cpus, memory_mib, env)
+    finish(partial(shell, box_options=box, command=command or ("sh",), cwd=cwd), options)
+
+
+def _box_options(
+    cpus: int | None, memory_mib: int | None, env: tuple[str, ...]
+) -> boxlite.BoxOptions:
     variables = {}
     for item in env:
         name, separator, value = item.partition("=")
@@ -142,12 +182,7 @@ def run_command(
     with errors_as_text():
         fields = _machine(cpus, memory_mib)
         fields["env"] = variables
-        box = boxlite.BoxOptions(**fields)
-
-    async def main(options: boxlite.RuntimeOptions) -> int:
-        return await run(options, box, command, cwd=cwd, timeout=timeout, interactive=interactive)
-
-    finish(main, options)
+        return boxlite.BoxOptions(**fields)
 
 
 def _machine(cpus: int | None, memory_mib: int | None) -> BoxFields:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import trio
 from rich.console import Console
@@ -14,10 +13,12 @@ import boxlite
 from boxlite._scopes import open_nursery_unwrapped
 
 from .progress import progress
+from .streams import feed, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 # The command did not end in time: what timeout(1) exits with.
 EXIT_TIMEOUT = 124
 
@@ -40,12 +41,12 @@ async def run(
             async with box.exec(command, cwd=cwd) as execution:
                 async with open_nursery_unwrapped() as feeding:
                     if interactive:
-                        feeding.start_soon(_copy_in, execution.stdin)
+                        feeding.start_soon(feed, execution.stdin, _STDIN)
                     else:
                         await execution.stdin.aclose()
                     async with open_nursery_unwrapped() as showing:
-                        showing.start_soon(_copy_out, execution.stdout, sys.stdout.buffer)
-                        showing.start_soon(_copy_out, execution.stderr, sys.stderr.buffer)
+                        showing.start_soon(show, execution.stdout, _STDOUT)
+                        showing.start_soon(show, execution.stderr, _STDERR)
                     code = await execution.wait()
                     # Only our own standard input can still be open.
                     feeding.cancel_scope.cancel()
@@ -53,22 +54,3 @@ async def run(
             sys.stderr.write(f"boxlite: the command did not end within {timeout:g} s\n")
             return EXIT_TIMEOUT
     return code
-
-
-async def _copy_out(source: boxlite.CommandOutput, sink: BinaryIO) -> None:
-    while chunk := await source.receive_some():
-        sink.write(chunk)
-        sink.flush()
-
-
-async def _copy_in(sink: boxlite.CommandInput) -> None:
-    try:
-        # A read of a terminal cannot be cancelled, so its thread is left to the
-        # process's end when the command ends first.
-        while chunk := await trio.to_thread.run_sync(
-            os.read, sys.stdin.fileno(), 65536, abandon_on_cancel=True
-        ):
-            await sink.send_all(chunk)
-    except trio.BrokenResourceError:
-        return
-    await sink.aclose()
