@@ -13,6 +13,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 # and from strictly lower lines; tests/unit/test_layers.py holds it to that.
 #
 #   cli, __main__                           the command line
+#   _code                                   Python code in a box
 #   _runtime                                the owner of a home
 #   _pool                                   boxes before anybody wants them
 #   _box                                    what holds while a box is open
@@ -29,19 +30,27 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _state, _secrets                        what a box is doing; what no report shows
 #   _sockets, _process, _evidence, _scopes  the system, seen through Trio
 #   _errors                                 every error
-#   _layout, _report, _result               plain data
+#   _layout, _report, _result, _code_result plain data
 #   _wire                                   what host, shim and guest agree on
 #
 # shim and guest run on their own, in other processes: they import _wire and,
 # the guest, _rpc._generated, and nothing else of this.
 
 from ._box import Box as Box
+from ._code.code_box import CodeBox as CodeBox
+from ._code.simple_box import SimpleBox as SimpleBox
+from ._code_result import (
+    CodeError as CodeError,
+    CodeResult as CodeResult,
+    RichResult as RichResult,
+)
 from ._command import TerminalSize as TerminalSize
 from ._errors import (
     BoxCrashedError as BoxCrashedError,
     BoxliteError as BoxliteError,
     BoxStartError as BoxStartError,
     BoxStartTimeoutError as BoxStartTimeoutError,
+    CodeTimeoutError as CodeTimeoutError,
     CommandFailedError as CommandFailedError,
     CommandTimeoutError as CommandTimeoutError,
     ExecStartError as ExecStartError,

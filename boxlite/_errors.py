@@ -13,6 +13,7 @@
     ├── ExecStartError            the command could not be started in the guest
     ├── CommandFailedError        run(check=True) and the command failed; has the result
     ├── CommandTimeoutError       run(timeout=...) ran out; has the output so far
+    ├── CodeTimeoutError          the same of a piece of code in a CodeBox
     ├── GuestError                the guest is at fault
     │   ├── GuestLostError        the connection ended; the command may have run
     │   ├── GuestProtocolError    the guest broke the protocol
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ._code_result import CodeResult
     from ._report import CrashReport
     from ._result import ExecResult
 
@@ -166,6 +168,22 @@ class CommandTimeoutError(BoxliteError):
             f" ({len(result.stdout)} bytes of stdout, {len(result.stderr)} of stderr so far)"
         )
         self.argv = argv
+        self.timeout = timeout
+        self.result = result
+
+
+class CodeTimeoutError(BoxliteError):
+    """``CodeBox.run(timeout=...)`` ran out.
+
+    Args:
+        timeout: The seconds.
+        result: What came of the code if it gave in when it was interrupted: then the
+            interpreter goes on with its state. None if it was killed.
+    """
+
+    def __init__(self, timeout: float, result: CodeResult | None) -> None:
+        how = "killed, and its state is lost" if result is None else "interrupted"
+        super().__init__(f"the code did not end within {timeout:g} s and was {how}")
         self.timeout = timeout
         self.result = result
 

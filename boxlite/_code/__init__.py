@@ -1,0 +1,1 @@
+"""Python code in a box, statement by statement."""
