@@ -299,6 +299,8 @@ class Box:
         start = self._start
         with self._watching:
             await start.shim.watch.wait()
+            if self._closed:
+                return  # The block ended in the same tick, and nobody is there to be told.
             start.fail()
             about = start.circumstances()
             self.crash = crash_report(about, phase="run", exit_code=start.shim.reap())

@@ -144,6 +144,18 @@ async def test_a_living_box_that_is_not_detached_is_refused(
             pytest.fail("a closed runtime")
 
 
+async def test_an_end_in_the_tick_in_which_the_block_ends_is_no_crash(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    """There was nobody left whom it could have disturbed."""
+    async with boxlite.open_runtime(home=tmp_path / "home", templates=False) as runtime:
+        async with runtime.open_box() as box:
+            await box.run(["true"])
+            engine.shims[box.id].end({"type": "exit", "exit_code": 0})
+        assert box.state is BoxState.STOPPED
+        assert list(runtime.home.boxes.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "record",
     [
