@@ -17,7 +17,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _runtime                                the owner of a home
 #   _pool                                   boxes before anybody wants them
 #   _box                                    what holds while a box is open
-#   _run                                    a command, run to its end
+#   _run, _path                             a command, run to its end; a path in a box
 #   _execution                              a command while it runs
 #   _startup                                stages, race, report
 #   _preflight                              what this machine has, as checks
@@ -71,6 +71,7 @@ from ._execution import (
     Execution as Execution,
 )
 from ._options import BoxOptions as BoxOptions, RuntimeOptions as RuntimeOptions
+from ._path import BoxPath as BoxPath
 from ._report import CrashKind as CrashKind, CrashReport as CrashReport
 from ._result import ExecResult as ExecResult
 from ._runtime import Runtime as Runtime, open_runtime as open_runtime

@@ -8,7 +8,7 @@ block ends them all.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -25,6 +25,7 @@ from ._errors import (
 )
 from ._execution import Execution
 from ._options import check_seconds
+from ._path import BoxPath
 from ._run import run_to_end
 from ._startup.crash import crash_report
 from ._state import BoxState
@@ -32,15 +33,18 @@ from ._vm.shim import TERM_SECONDS
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from ._command import TerminalSize
     from ._options import BoxOptions
     from ._report import CrashReport
     from ._result import ExecResult
     from ._rpc.convert import GuestInfo
+    from ._rpc.files import FileCalls
     from ._run import OnOutput
     from ._startup.startup import Startup
+
+T = TypeVar("T")
 
 #: What run() keeps of each stream unless it is told otherwise.
 MAX_OUTPUT_DEFAULT: Final = 16 << 20
@@ -233,6 +237,21 @@ class Box:
         if check and result.exit_code != 0:
             raise CommandFailedError(execution.words, result)
         return result
+
+    def path(self, path: str) -> BoxPath:
+        """Return a path in the box, with the methods of ``trio.Path``. Asks the guest nothing.
+
+        Args:
+            path: Absolute.
+
+        Raises:
+            InvalidOptionError: It is not.
+        """
+        return BoxPath(self._ask_about_files, path)
+
+    async def _ask_about_files(self, what: Callable[[FileCalls], Awaitable[T]]) -> T:
+        async with self._calling():
+            return await what(self._start.session.files)
 
     @asynccontextmanager
     async def _calling(self) -> AsyncIterator[None]:

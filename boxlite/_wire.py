@@ -45,6 +45,9 @@ CHUNK_BYTES: Final = 1 << 16
 OUTPUT_WINDOW_BYTES: Final = 1 << 18
 STDIN_WINDOW_BYTES: Final = 1 << 18
 PING_PAYLOAD_BYTES: Final = 1024
+#: The most that one message carries of a file, and of a directory's names.
+FILE_PIECE_BYTES: Final = 1 << 19
+NAMES_AT_ONCE: Final = 1000
 
 #: What every console line of the agent starts with: crash reports look for it.
 AGENT_CONSOLE_MARK: Final = "[guest]"

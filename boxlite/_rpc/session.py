@@ -23,6 +23,7 @@ from ._generated.boxlite import v1 as wire
 from .channel import GuestChannel
 from .convert import GuestInfo, Pong, executions_ended, guest_info, pong
 from .execution import open_execution
+from .files import FileCalls
 from .link import Link
 from .lost import Lost
 from .transport import StreamTransport
@@ -57,12 +58,14 @@ class GuestSession:
     and may be cancelled; neither disturbs another call.
 
     Attributes:
+        files: The calls about files.
         lost: Set when the connection has ended, with the cause. It never comes
             back: from then on each call raises that cause.
     """
 
     def __init__(self, link: Link) -> None:
         self.lost = link.lost
+        self.files = FileCalls(self._call)
         self._link = link
 
     def __repr__(self) -> str:
@@ -82,7 +85,9 @@ class GuestSession:
         Raises:
             GuestTimeoutError, GuestLostError, GuestProtocolError: As for every call.
         """
-        return guest_info(await self._call("Info", wire.InfoRequest(), wire.InfoResponse, timeout))
+        return guest_info(
+            await self._call("Guest/Info", wire.InfoRequest(), wire.InfoResponse, timeout)
+        )
 
     async def ping(self, payload: bytes = b"", *, timeout: float = PING_SECONDS) -> Pong:
         """Ask the guest for a sign of life.
@@ -98,7 +103,7 @@ class GuestSession:
             allowed = f"at most {PING_PAYLOAD_BYTES} bytes"
             raise InvalidOptionError("payload", f"{len(payload)} bytes", allowed)
         request = wire.PingRequest(payload=payload)
-        return pong(await self._call("Ping", request, wire.PingResponse, timeout), payload)
+        return pong(await self._call("Guest/Ping", request, wire.PingResponse, timeout), payload)
 
     async def shutdown(self, *, grace: float, timeout: float | None = None) -> int:
         """Have the guest end its commands and power off; return how many commands it ended.
@@ -114,7 +119,7 @@ class GuestSession:
             raise InvalidOptionError("grace", grace, f"0 to {GRACE_SECONDS_MAX:g} seconds")
         request = wire.ShutdownRequest(grace_ms=round(grace * 1000))
         limit = grace + SHUTDOWN_SECONDS if timeout is None else timeout
-        answer = await self._call("Shutdown", request, wire.ShutdownResponse, limit)
+        answer = await self._call("Guest/Shutdown", request, wire.ShutdownResponse, limit)
         return executions_ended(answer)
 
     def execute(self, command: Command) -> AbstractAsyncContextManager[RawExecution]:
@@ -128,25 +133,27 @@ class GuestSession:
 
     async def _call(
         self,
-        name: str,
+        route: str,
         request: betterproto2.Message,
         answer_type: type[AnswerT],
         timeout: float,
     ) -> AnswerT:
+        name = route.partition("/")[2]
         with trio.move_on_after(timeout):
-            return await self._link.run(name, self._ask, name, request, answer_type)
+            return await self._link.run(name, self._ask, route, request, answer_type)
         raise GuestTimeoutError(f"{name}: the guest did not answer within {timeout:g} s")
 
     async def _ask(
-        self, name: str, request: betterproto2.Message, answer_type: type[AnswerT]
+        self, route: str, request: betterproto2.Message, answer_type: type[AnswerT]
     ) -> AnswerT:
         """Make a call of one question and one answer. Runs in asyncio."""
         async with self._link.channel.request(
-            f"/boxlite.v1.Guest/{name}", Cardinality.UNARY_UNARY, type(request), answer_type
+            f"/boxlite.v1.{route}", Cardinality.UNARY_UNARY, type(request), answer_type
         ) as call:
             await call.send_message(request, end=True)
             answer = await call.recv_message()
         if answer is None:
+            name = route.partition("/")[2]
             raise GuestProtocolError(f"{name}: the guest ended the call without an answer")
         return answer
 

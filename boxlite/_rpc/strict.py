@@ -26,6 +26,7 @@ _BITS: Final = {
     betterproto2.TYPE_UINT32: 32,
     betterproto2.TYPE_ENUM: 32,
     betterproto2.TYPE_UINT64: 64,
+    betterproto2.TYPE_BOOL: 1,
 }
 
 
@@ -49,9 +50,9 @@ def check_message(data: bytes, message_type: type[betterproto2.Message]) -> None
 
     Args:
         data: The message as it was received.
-        message_type: What it is to be. Only unsigned integers, enumerations,
-            text, bytes and messages may occur in it, and nothing repeated: the
-            guest's answers have no more than that.
+        message_type: What it is to be. Only unsigned integers, truth values,
+            enumerations, text, bytes and messages may occur in it, and nothing
+            repeated: the guest's answers have no more than that.
 
     Raises:
         GuestProtocolError: It has not that form.

@@ -11,6 +11,7 @@ from .bridge import AgentPort
 from .edges import EdgePoller
 from .execution_service import ExecutionService
 from .executions import Executions
+from .file_service import FileService
 from .guest_service import GuestService
 from .reaper import Reaper
 from .rehearsal import rehearse
@@ -38,6 +39,7 @@ class Agent:
             [
                 self._guest,
                 ExecutionService(executions, self.poller, reaper),
+                FileService(),
             ]
         )
 

@@ -60,7 +60,7 @@ class GuestService:
 
     async def info(self, stream: Stream[InfoRequest, InfoResponse]) -> None:
         """Say what this guest is."""
-        await _only_message(stream)
+        await only_message(stream)
         await stream.send_message(
             InfoResponse(
                 agent_version=AGENT_VERSION,
@@ -72,7 +72,7 @@ class GuestService:
 
     async def ping(self, stream: Stream[PingRequest, PingResponse]) -> None:
         """Answer at once."""
-        request = await _only_message(stream)
+        request = await only_message(stream)
         if len(request.payload) > PING_PAYLOAD_BYTES:
             raise GRPCError(
                 Status.INVALID_ARGUMENT,
@@ -90,7 +90,7 @@ class GuestService:
 
     async def shut_down(self, stream: Stream[ShutdownRequest, ShutdownResponse]) -> None:
         """End everything, answer, and only then have the machine switched off."""
-        request = await _only_message(stream)
+        request = await only_message(stream)
         console.log(f"shutting down, grace {request.grace_ms} ms")
         ended = await self._shutdown.end_executions(request.grace_ms / 1000)
         try:
@@ -100,7 +100,12 @@ class GuestService:
             self._shutdown.request_power_off()
 
 
-async def _only_message(stream: Stream[_Request, Any]) -> _Request:
+async def only_message(stream: Stream[_Request, Any]) -> _Request:
+    """Return the message of a call that has one.
+
+    Raises:
+        GRPCError: It has none.
+    """
     message = await stream.recv_message()
     if message is None:
         raise GRPCError(Status.INVALID_ARGUMENT, "the call has no message")
