@@ -17,7 +17,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _runtime                                the owner of a home
 #   _pool                                   boxes before anybody wants them
 #   _box                                    what holds while a box is open
-#   _run, _path                             a command, run to its end; a path in a box
+#   _run, _path, _use                       a command to its end; a path; a box in use
 #   _execution                              a command while it runs
 #   _startup                                stages, race, report
 #   _preflight                              what this machine has, as checks

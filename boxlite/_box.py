@@ -17,19 +17,14 @@ from ._errors import (
     BoxCrashedError,
     BoxliteError,
     CommandFailedError,
-    GuestError,
-    GuestFailedError,
     GuestLostError,
     InvalidOptionError,
-    StateError,
 )
 from ._execution import Execution
 from ._options import check_seconds
 from ._path import BoxPath
 from ._run import run_to_end
-from ._startup.crash import crash_report
-from ._state import BoxState
-from ._vm.shim import TERM_SECONDS
+from ._use import Use
 
 if TYPE_CHECKING:
     import os
@@ -37,22 +32,18 @@ if TYPE_CHECKING:
 
     from ._command import TerminalSize
     from ._options import BoxOptions
-    from ._report import CrashReport
     from ._result import ExecResult
     from ._rpc.convert import GuestInfo
     from ._rpc.files import FileCalls
     from ._run import OnOutput
     from ._startup.startup import Startup
+    from ._state import BoxState
 
 T = TypeVar("T")
 
 #: What run() keeps of each stream unless it is told otherwise.
 MAX_OUTPUT_DEFAULT: Final = 16 << 20
 _PING_SECONDS: Final = 10.0
-# A lost connection is nearly always the VM's death, seen a moment early.
-_VERDICT_SECONDS: Final = 2.0
-# What a guest answers that is about to power off.
-_SHUTTING_DOWN: Final = "UNAVAILABLE"
 
 
 class Box:
@@ -72,20 +63,10 @@ class Box:
     """
 
     def __init__(
-        self,
-        start: Startup,
-        body: trio.CancelScope,
-        *,
-        options: BoxOptions,
-        timings: tuple[tuple[str, float], ...],
+        self, use: Use, *, options: BoxOptions, timings: tuple[tuple[str, float], ...]
     ) -> None:
-        self._start = start
-        self._body = body
-        self._closed = False
-        self._over = trio.Event()
-        self._watching = trio.CancelScope()
-        self.crash: CrashReport | None = None
-        self.id = start.box_id
+        self._use = use
+        self.id = use.start.box_id
         self.options = options
         self.timings = timings
 
@@ -95,12 +76,12 @@ class Box:
     @property
     def state(self) -> BoxState:
         """What the box is doing."""
-        return self._start.lifecycle.state
+        return self._use.start.lifecycle.state
 
     @property
     def shim_pid(self) -> int:
         """The process id of the shim, for diagnosis."""
-        return self._start.shim.pid
+        return self._use.start.shim.pid
 
     async def ping(self, *, timeout: float = _PING_SECONDS) -> float:
         """Ask the guest for a sign of life; return the round trip in seconds.
@@ -110,8 +91,8 @@ class Box:
             BoxCrashedError: The VM died.
         """
         began = trio.current_time()
-        async with self._calling():
-            await self._start.session.ping(timeout=check_seconds("timeout", timeout))
+        async with self._use.calling():
+            await self._use.start.session.ping(timeout=check_seconds("timeout", timeout))
         return trio.current_time() - began
 
     async def info(self, *, timeout: float = _PING_SECONDS) -> GuestInfo:
@@ -121,8 +102,8 @@ class Box:
             GuestTimeoutError: No answer within ``timeout`` seconds.
             BoxCrashedError: The VM died.
         """
-        async with self._calling():
-            return await self._start.session.info(timeout=check_seconds("timeout", timeout))
+        async with self._use.calling():
+            return await self._use.start.session.info(timeout=check_seconds("timeout", timeout))
 
     @asynccontextmanager
     async def exec(
@@ -166,10 +147,10 @@ class Box:
             merge_stderr=merge_stderr,
             beneath=self.options.env,
         )
-        self._start.secrets.add((env or {}).values())
+        self._use.start.secrets.add((env or {}).values())
         async with (
-            self._calling(),
-            self._start.session.execute(checked) as raw,
+            self._use.calling(),
+            self._use.start.session.execute(checked) as raw,
         ):
             execution = Execution(raw, pid=await raw.wait_started(), words=checked.words)
             yield execution
@@ -250,42 +231,8 @@ class Box:
         return BoxPath(self._ask_about_files, path)
 
     async def _ask_about_files(self, what: Callable[[FileCalls], Awaitable[T]]) -> T:
-        async with self._calling():
-            return await what(self._start.session.files)
-
-    @asynccontextmanager
-    async def _calling(self) -> AsyncIterator[None]:
-        """Hold for every call to the guest: a loss that is the VM's death is told as such."""
-        if self._closed:
-            raise self._not_open()
-        try:
-            yield
-        except (GuestLostError, GuestFailedError) as exc:
-            seconds = _VERDICT_SECONDS
-            if isinstance(exc, GuestFailedError):
-                if exc.status != _SHUTTING_DOWN:
-                    raise
-                # Somebody has told the shim to stop the VM, which takes it this long.
-                seconds = TERM_SECONDS
-            with trio.move_on_after(seconds):
-                await self._over.wait()
-            # Inside the block, the death has cancelled it by now, and that is
-            # what the user's own nurseries should see: not one error per task.
-            await trio.lowlevel.checkpoint()
-            if self.crash is not None:
-                raise BoxCrashedError(self.crash) from exc
-            if self._closed:
-                raise self._not_open() from exc
-            raise
-
-    def _not_open(self) -> StateError:
-        return StateError("use the box", required="running", actual="closed")
-
-    def _close(self) -> None:
-        """From here on the end of the VM is wanted, or nobody's business here."""
-        self._closed = True
-        self._over.set()
-        self._watching.cancel()
+        async with self._use.calling():
+            return await what(self._use.start.session.files)
 
     async def stop(self) -> None:
         """Stop the box now, in order; a detached one too. Idempotent.
@@ -296,45 +243,10 @@ class Box:
 
         Raises:
             BoxCrashedError: The VM has died before.
+            StateError: The block has ended, and the box was left running.
             HostError: A process is still there after SIGKILL.
         """
-        if self.crash is not None:
-            raise BoxCrashedError(self.crash)
-        if self._closed:
-            await trio.lowlevel.checkpoint()
-            if self.state is BoxState.STOPPING:
-                await self._start.shim.watch.wait()
-            return
-        self._close()
-        self._start.stays = False
-        self._start.begin_stop()
-        try:
-            await self._ask_to_stop()
-        finally:
-            await self._start.shim.stop()
-
-    async def _watch(self) -> None:
-        """Wait for the VM's death; tell everyone who is concerned."""
-        start = self._start
-        with self._watching:
-            await start.shim.watch.wait()
-            if self._closed:
-                return  # The block ended in the same tick, and nobody is there to be told.
-            start.fail()
-            about = start.circumstances()
-            self.crash = crash_report(about, phase="run", exit_code=start.shim.reap())
-            self._over.set()
-            self._body.cancel()
-
-    async def _ask_to_stop(self) -> None:
-        """Ask the guest to end its commands and power off, and wait for that; bounded."""
-        grace = self.options.stop_grace
-        with trio.move_on_after(grace + _VERDICT_SECONDS):
-            try:
-                await self._start.session.shutdown(grace=grace, timeout=grace + _VERDICT_SECONDS)
-            except GuestError:
-                return  # The next rung of the ladder does not need the guest's consent.
-            await self._start.shim.watch.wait()
+        await self._use.stop()
 
 
 @asynccontextmanager
@@ -357,26 +269,23 @@ async def used_box(
         options: What this user asked for.
         timings: What the start took, for this user.
     """
-    body = trio.CancelScope()
-    box = Box(start, body, options=options, timings=timings)
+    use = Use(start, stop_grace=options.stop_grace)
     start.secrets.add(value for _, value in options.env)
-    start.nursery.start_soon(box._watch, name="VM watch")  # noqa: SLF001 - the box's own task
+    start.nursery.start_soon(use.watch, name="VM watch")
     lost: BoxliteError | None = None
     try:
-        with body:
-            yield box
+        with use.body:
+            yield Box(use, options=options, timings=timings)
     except (GuestLostError, BoxCrashedError) as exc:
         lost = exc
     except Exception as exc:
-        if box.crash is not None:
-            exc.add_note(f"the box died too: {box.crash.headline}")
+        if use.crash is not None:
+            exc.add_note(f"the box died too: {use.crash.headline}")
         raise
     finally:
-        box._close()  # noqa: SLF001
-    if box.crash is not None:
-        raise BoxCrashedError(box.crash) from lost
+        use.close()
+    if use.crash is not None:
+        raise BoxCrashedError(use.crash) from lost
     if lost is not None:
         raise lost
-    if start.lifecycle.state is BoxState.RUNNING and not start.stays:
-        start.begin_stop()
-        await box._ask_to_stop()  # noqa: SLF001
+    await use.end()

@@ -69,6 +69,21 @@ async def test_the_end_of_somebody_elses_answer_is_passed_over(
     assert len(garbled) == 2
 
 
+async def test_a_box_that_was_left_running_is_not_stopped_in_silence(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    """Its block has ended: whoever wants to stop it has to attach to it."""
+    async with boxlite.open_runtime(home=tmp_path / "home", templates=False) as runtime:
+        async with runtime.open_box(detach=True) as box:
+            pass
+        with pytest.raises(boxlite.StateError, match="closed"):
+            await box.stop()
+        await attach_and_stop(runtime, box.id)
+        async with runtime.open_box() as box:
+            pass
+        await box.stop()
+
+
 async def test_a_guest_that_only_garbles_is_given_up_and_left_running(
     engine: FakeEngine, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

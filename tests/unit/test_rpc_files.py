@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
+    from betterproto2 import Message
     from grpclib.client import Channel
 
 
@@ -123,17 +124,14 @@ def agent() -> Iterator[AgentUnderTest]:
     ],
 )
 def test_a_question_that_breaks_a_rule_is_refused(
-    agent: AgentUnderTest,
-    method: str,
-    request_: Any,
-    answer: Any,
-    number: int,  # noqa: ANN401
+    agent: AgentUnderTest, method: str, request_: Message, answer: type[Message], number: int
 ) -> None:
     """With an errno, and nothing is left open."""
     before = agent.open_descriptors()
 
     async def scenario(channel: Channel) -> int:
-        error: int = (await unary(channel, f"Files/{method}", request_, answer)).error
+        said: Any = await unary(channel, f"Files/{method}", request_, answer)
+        error: int = said.error
         return error
 
     assert agent.run(scenario) == number
