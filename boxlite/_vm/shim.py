@@ -99,10 +99,13 @@ class Shim:
         return None if self._child is None else self._child.poll()
 
     def release(self) -> None:
-        """Let go of a shim that was started to outlive this program. Idempotent."""
-        if self._child is not None:
+        """Let go of the shim: it ends itself, unless it was started to run on. Idempotent."""
+        if self._child is not None and self._child.poll() is None:
             _left_running.add(self._child)
-        self._release()
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+        self.watch.close()
 
     async def stop(self) -> None:
         """End the shim and its VM, reap the shim and release its descriptors.
@@ -116,7 +119,8 @@ class Shim:
 
         Raises:
             HostError: A process is still there after SIGKILL: it is stuck in
-                the kernel.
+                the kernel. Or there is no descriptor to watch it with: then it
+                ends itself a moment later.
         """
         try:
             if not self.watch.has_ended():
@@ -126,8 +130,11 @@ class Shim:
         finally:
             # Without the shield, a cancelled caller would leave the VM running.
             with trio.move_on_after(KILL_SECONDS, shield=True) as scope:
-                await self._kill()
-            self._release()
+                try:
+                    await self._kill()
+                finally:
+                    # Whatever is still there ends itself when its lifeline is closed.
+                    self.release()
         if scope.cancelled_caught:
             raise HostError(
                 f"the VM of {self._layout.root} is still there {KILL_SECONDS:g} s after SIGKILL"
@@ -149,12 +156,6 @@ class Shim:
             # A shim that was killed took its VM along; this makes sure of it.
             vm.send_signal(signal.SIGKILL)
             await vm.wait()
-
-    def _release(self) -> None:
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
-        self.watch.close()
 
 
 def spawn_shim(

@@ -21,8 +21,13 @@ from scarcity import few_descriptors
 from shim_under_test import after, python, running_shim
 
 import boxlite
+from boxlite._layout import BoxLayout
+from boxlite._process import ExitWatch, read_pid_file
 from boxlite._startup import stages
+from boxlite._startup.directory import make_directory
 from boxlite._startup.groundwork import Groundwork
+from boxlite._vm import shim as vm_shim
+from boxlite._vm.shim_command import GuestIdentity
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -240,6 +245,36 @@ async def test_a_shim_that_cannot_be_watched_is_not_left_running(
         with pytest.raises(boxlite.HostError, match="cannot be watched"):
             async with sleeping.open_box():
                 pytest.fail("the box started")
+
+
+async def test_stopping_without_descriptors_leaves_nothing_all_the_same(
+    tmp_path: Path, sleeping: boxlite.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM cannot be watched to its end; its shim sees to that when the lifeline is closed."""
+    layout = BoxLayout(tmp_path / "box")
+    make_directory(layout)
+    before = open_files()
+    shim = vm_shim.spawn_shim(
+        layout,
+        nonce="0" * 32,
+        identity=GuestIdentity(hostname="box", machine_id="0" * 32),
+        make_argv=lambda _chardevs: ["sleep", "1000"],
+    )
+    with trio.fail_after(30):
+        while (vm := read_pid_file(layout.vm_pid)) is None:
+            await trio.lowlevel.checkpoint()
+        with ExitWatch.of(vm) as vm_watch, ExitWatch(shim.pid) as shim_watch:
+            with monkeypatch.context() as patch:
+                patch.setattr("boxlite._vm.shim.TERM_SECONDS", 0.0)
+                patch.setattr(os, "pidfd_open", raising(errno.EMFILE))
+                with pytest.raises(boxlite.HostError, match="Too many open files"):
+                    await shim.stop()
+            await vm_watch.wait()
+            await shim_watch.wait()
+    # It is reaped with the next one.
+    assert vm_shim.running_shim(layout) is None
+    assert children() == set()
+    assert open_files() == before
 
 
 async def test_a_clock_that_jumps_disturbs_no_shim(tmp_path: Path) -> None:
