@@ -21,7 +21,7 @@ from ._errors import (
     InvalidOptionError,
 )
 from ._execution import Execution
-from ._options import check_seconds
+from ._options import check_byte_count, check_seconds
 from ._path import BoxPath
 from ._run import run_to_end
 from ._use import Use
@@ -203,8 +203,7 @@ class Box:
         limit = None if timeout is None else check_seconds("timeout", timeout)
         if not isinstance(input, (bytes, bytearray, memoryview)):
             raise InvalidOptionError("input", input, "bytes")
-        if not isinstance(max_output, int) or isinstance(max_output, bool) or max_output < 0:
-            raise InvalidOptionError("max_output", max_output, "a number of bytes, 0 or more")
+        check_byte_count("max_output", max_output)
         async with self.exec(
             command, env=env, cwd=cwd, terminal=terminal, merge_stderr=merge_stderr
         ) as execution:

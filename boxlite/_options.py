@@ -52,6 +52,16 @@ def _seconds(_instance: object, attribute: attrs.Attribute[Any], value: object) 
     check_seconds(attribute.name, value)
 
 
+def check_byte_count(field: str, value: object) -> None:
+    """Check a number of bytes.
+
+    Raises:
+        InvalidOptionError: It is not a whole number, or is less than 0.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidOptionError(field, value, "a number of bytes, 0 or more")
+
+
 def check_seconds(field: str, value: object) -> float:
     """Return a positive, finite number of seconds, or raise InvalidOptionError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -73,17 +73,21 @@ class Secrets:
         return attrs.evolve(excerpt, head=head, tail=tail)
 
     def _hide_half_at_end(self, data: bytes) -> bytes:
-        longest = 0
-        for piece in self._pieces:
-            for length in range(_SHORTEST, min(len(piece), len(data) + 1)):
-                if length > longest and data.endswith(piece[:length]):
-                    longest = length
-        return data[: len(data) - longest] + _BLOT if longest else data
+        half = max((_overlap(data, piece) for piece in self._pieces), default=0)
+        return data[: len(data) - half] + _BLOT if half else data
 
     def _hide_half_at_start(self, data: bytes) -> bytes:
-        longest = 0
-        for piece in self._pieces:
-            for length in range(_SHORTEST, min(len(piece), len(data) + 1)):
-                if length > longest and data.startswith(piece[-length:]):
-                    longest = length
-        return _BLOT + data[longest:] if longest else data
+        backwards = data[::-1]
+        half = max((_overlap(backwards, piece[::-1]) for piece in self._pieces), default=0)
+        return _BLOT + data[half:] if half else data
+
+
+def _overlap(data: bytes, piece: bytes) -> int:
+    """Return how much of the beginning of a piece, short of all of it, the data ends with."""
+    beginning = piece[:_SHORTEST]
+    at = data.find(beginning, max(0, len(data) - len(piece) + 1))
+    while at >= 0:
+        if piece.startswith(data[at:]):
+            return len(data) - at
+        at = data.find(beginning, at + 1)
+    return 0

@@ -58,16 +58,14 @@ def _list(value: Any) -> list[Any]:  # noqa: ANN401 - anything may come
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - anything may come
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} instead of text")
-    return value[:_TEXT_CHARACTERS]
+    return _string(value)[:_TEXT_CHARACTERS]
 
 
 def _decoded(value: Any) -> bytes:  # noqa: ANN401 - anything may come
-    return base64.b64decode(_text_of_any_length(value), validate=True)
+    return base64.b64decode(_string(value), validate=True)
 
 
-def _text_of_any_length(value: Any) -> str:  # noqa: ANN401 - anything may come
+def _string(value: Any) -> str:  # noqa: ANN401 - anything may come
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} instead of base64")
+        raise TypeError(f"{type(value).__name__} instead of text")
     return value

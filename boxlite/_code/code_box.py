@@ -17,7 +17,7 @@ from boxlite._errors import (
     InvalidOptionError,
     StateError,
 )
-from boxlite._options import BoxFields, BoxOptions, check_seconds
+from boxlite._options import BoxFields, BoxOptions, check_byte_count, check_seconds
 from boxlite._scopes import open_nursery_unwrapped
 
 from .answer import code_result
@@ -167,8 +167,7 @@ class CodeBox:
             allowed = f"text of at most {_CODE_BYTES} bytes"
             shown = code if not isinstance(code, str) else f"{len(code)} characters"
             raise InvalidOptionError("code", shown, allowed)
-        if not isinstance(max_output, int) or isinstance(max_output, bool) or max_output < 0:
-            raise InvalidOptionError("max_output", max_output, "a number of bytes, 0 or more")
+        check_byte_count("max_output", max_output)
         seconds = None if timeout is None else check_seconds("timeout", timeout)
         request = {"code": code, "fresh": fresh, "limit": max_output}
         async with self._turn:

@@ -24,14 +24,13 @@ from boxlite._vm.shim import running_shim
 
 from .crash import broken_guest_report, crash_report
 from .pipeline import Stage, Together
-from .stages import end_shim, load_session_code, remove_box
+from .stages import death_seen, end_shim, load_session_code, remove_box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .startup import Startup
 
-_DEATH_SECONDS: Final = 2.0
 _RECONNECTS: Final = 5
 _RECONNECT_SECONDS: Final = 0.1
 
@@ -74,11 +73,8 @@ async def reconnect_guest(start: Startup) -> None:
 
 async def _not_found(start: Startup, error: Exception) -> BoxliteError:
     """Return the story of a box that was there and does not answer: dead by now, or alive."""
-    with trio.move_on_after(_DEATH_SECONDS):
-        await start.shim.watch.wait()
-        start.fail()
-        about = start.circumstances()
-        return BoxCrashedError(crash_report(about, phase="attach", exit_code=start.shim.reap()))
+    if (report := await death_seen(start, phase="attach")) is not None:
+        return BoxCrashedError(report)
     return BoxStartError(broken_guest_report(start.circumstances(), error, phase="attach"))
 
 

@@ -34,8 +34,10 @@ from .record import write_record
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from boxlite._report import CrashReport
     from boxlite._vm.shim import Chardevs
 
+    from .crash import Phase
     from .startup import Startup
 
 _DEATH_SECONDS: Final = 2.0
@@ -197,12 +199,20 @@ async def connect_guest(start: Startup) -> None:
 async def _fallen(start: Startup, error: Exception) -> BoxStartError:
     """Return the story of a guest that said it was ready and then failed: by death or alive."""
     start.fail()
-    about = start.circumstances()
-    # A connection that breaks is nearly always the VM's death, seen a moment early.
+    report = await death_seen(start, phase="start")
+    return BoxStartError(report or broken_guest_report(start.circumstances(), error))
+
+
+async def death_seen(start: Startup, *, phase: Phase) -> CrashReport | None:
+    """Return the report on a VM that dies now, and None if it lives on.
+
+    A connection that breaks is nearly always the VM's death, seen a moment early.
+    """
     with trio.move_on_after(_DEATH_SECONDS):
         await start.shim.watch.wait()
-        return BoxStartError(crash_report(about, phase="start", exit_code=start.shim.reap()))
-    return BoxStartError(broken_guest_report(about, error))
+        start.fail()
+        return crash_report(start.circumstances(), phase=phase, exit_code=start.shim.reap())
+    return None
 
 
 async def end_shim(start: Startup) -> None:
