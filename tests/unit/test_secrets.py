@@ -43,8 +43,8 @@ def test_half_a_value_at_a_cut_is_hidden_too() -> None:
     cut = Excerpt(1000, b"head correct-h", b"ct-horse tail")
 
     assert secrets.hide_in(cut) == Excerpt(1000, b"head ***", b"*** tail")
-    again = Excerpt(1000, b"corre! correct-h", b"")
-    assert secrets.hide_in(again).head == b"corre! ***"
+    again = Excerpt(1000, b"corrcorrect", b"")
+    assert secrets.hide_in(again).head == b"corr***"
     whole = Excerpt(6, b"correc", b"correc")
     assert secrets.hide_in(whole) == whole
 
