@@ -31,10 +31,10 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _sockets, _process, _evidence, _scopes  the system, seen through Trio
 #   _errors                                 every error
 #   _layout, _report, _result, _code_result plain data
-#   _wire                                   what host, shim and guest agree on
+#   _wire, _bulk                            what host, shim and guest agree on
 #
 # shim and guest run on their own, in other processes: they import _wire and,
-# the guest, _rpc._generated, and nothing else of this.
+# the guest, _bulk and _rpc._generated, and nothing else of this.
 
 from ._box import Box as Box
 from ._code.code_box import CodeBox as CodeBox

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from secrets import token_hex
 from signal import Signals
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
+from ._bulk import DATA_BYTES, Channel
 from ._command import TerminalSize
 from ._errors import InvalidOptionError
 from ._result import ExecResult
@@ -17,13 +18,11 @@ from ._scopes import open_nursery_unwrapped
 if TYPE_CHECKING:
     from ._rpc.execution import RawExecution
 
-_READ_BYTES: Final = 64 << 10
-
 
 class CommandInput(trio.abc.SendStream):
     """A command's standard input.
 
-    Sending waits while the command does not read: at most 256 KiB are on the
+    Sending waits while the command does not read: at most 1 MiB is on the
     way. Closing it is the end of the command's input.
     """
 
@@ -40,7 +39,7 @@ class CommandInput(trio.abc.SendStream):
         """
         if self._closed:
             raise trio.ClosedResourceError("this end was closed")
-        await self._raw.send_stdin(bytes(data))
+        await self._raw.send_stdin(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Checkpoint; whether sending will block is the guest's to know."""
@@ -59,11 +58,11 @@ class CommandInput(trio.abc.SendStream):
 class CommandOutput(trio.abc.ReceiveStream):
     """A command's standard output or standard error.
 
-    A stream that nobody reads stops the command's writing to it after 256 KiB,
+    A stream that nobody reads stops the command's writing to it after 1 MiB,
     and does not hold up the other one.
     """
 
-    def __init__(self, raw: RawExecution, stream: Literal["stdout", "stderr"]) -> None:
+    def __init__(self, raw: RawExecution, stream: Literal[Channel.STDOUT, Channel.STDERR]) -> None:
         self._raw = raw
         self._stream = stream
         self._closed = False
@@ -73,14 +72,14 @@ class CommandOutput(trio.abc.ReceiveStream):
         if self._closed:
             raise trio.ClosedResourceError("this end was closed")
         if max_bytes is None:
-            max_bytes = _READ_BYTES
+            max_bytes = DATA_BYTES
         if max_bytes < 1:
             raise InvalidOptionError("max_bytes", max_bytes, "at least 1")
         return await self._raw.receive(self._stream, max_bytes)
 
     async def discard(self) -> None:
         """Read to the end and drop it."""
-        while await self._raw.receive(self._stream, _READ_BYTES):
+        while await self._raw.receive(self._stream):
             pass
 
     async def aclose(self) -> None:
@@ -104,8 +103,8 @@ class Execution:
     def __init__(self, raw: RawExecution, *, pid: int, words: tuple[str, ...]) -> None:
         self._raw = raw
         self.stdin = CommandInput(raw)
-        self.stdout = CommandOutput(raw, "stdout")
-        self.stderr = CommandOutput(raw, "stderr")
+        self.stdout = CommandOutput(raw, Channel.STDOUT)
+        self.stderr = CommandOutput(raw, Channel.STDERR)
         self.pid = pid
         self.words = words
         self.id = token_hex(8)

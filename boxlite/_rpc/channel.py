@@ -16,6 +16,7 @@ The hooks are not a documented interface of grpclib: its version is pinned.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -35,10 +36,13 @@ from .strict import check_message
 from .text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import betterproto2
+    from grpclib.client import Stream as ClientStream
     from grpclib.utils import Wrapper
+
+    from boxlite._bulk import Piece, Room
 
     from .lost import Lost
     from .transport import StreamTransport
@@ -86,6 +90,32 @@ class GuestChannel(Channel):
         """Refuse: grpclib asks for another connection when the first is lost."""
         raise self._lost.error_for("a call", sent=False)
 
+    @contextmanager
+    def bulk(self, call: int, hear: Callable[[Piece | Room], None]) -> Iterator[None]:
+        """Have the bulk frames of one call heard for as long as the block lasts.
+
+        Args:
+            call: The number of its stream.
+            hear: Called with each frame, at once and in order. It must not raise.
+        """
+        assert isinstance(self._protocol, GuestProtocol)
+        listeners = self._protocol.listeners
+        listeners[call] = hear
+        try:
+            yield
+        finally:
+            del listeners[call]
+
+    def write(self, frame: bytes, data: bytes | memoryview = b"") -> None:
+        """Send a bulk frame, in one or two parts, after everything that was sent before."""
+        self._transport.write(frame)
+        if data:
+            self._transport.write(data)
+
+    async def wait_writable(self) -> None:
+        """Wait until there is room for more data; from Trio. A checkpoint."""
+        await self._transport.wait_writable()
+
     @property
     def open_streams(self) -> int:
         """The calls that HTTP/2 knows of and that have not ended."""
@@ -95,14 +125,38 @@ class GuestChannel(Channel):
         return max(len(self._protocol.processor.streams), connection.open_outbound_streams)
 
 
+def stream_number(call: ClientStream[Any, Any]) -> int:
+    """Return the number of the HTTP/2 stream of a call whose request has been sent."""
+    number = call._stream.id  # noqa: SLF001 - grpclib's, see above
+    assert number is not None
+    return number
+
+
 class GuestProtocol(H2Protocol):
     """HTTP/2 as grpclib speaks it, except that failures are raised.
 
     The transport catches them: there, they end the connection and get a name.
+    Bulk frames go to those who listen to their calls.
     """
+
+    def bulk_received(self, frame: Piece | Room) -> None:
+        """Pass on a bulk frame. One for a call that has ended is late, and is dropped.
+
+        Raises:
+            GuestProtocolError: There has never been such a call.
+        """
+        hear = self.listeners.get(frame.call)
+        last = self.connection._connection.highest_outbound_stream_id  # noqa: SLF001
+        if hear is not None:
+            hear(frame)
+        elif not frame.call % 2 or frame.call > last:
+            raise GuestProtocolError(
+                f"the guest sent data of a call that was never made: {frame.call}"
+            )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the connection preface, with this project's limits in it."""
+        self.listeners: dict[int, Callable[[Piece | Room], None]] = {}
         h2 = H2Connection(config=self.h2_config)
         h2.local_settings = Settings(
             client=True,

@@ -18,23 +18,13 @@ import enum
 from collections import deque
 from typing import Final
 
+from boxlite._bulk import DATA_BYTES, Channel
 from boxlite._errors import BoxliteError, ExecStartError, GuestProtocolError
-from boxlite._wire import CHUNK_BYTES, OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
+from boxlite._wire import OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
 
-from .convert import (
-    ExecAction,
-    ExecEvent,
-    ExecExited,
-    ExecRefused,
-    ExecStarted,
-    Grant,
-    Output,
-    OutputStream,
-    Stdin,
-    StdinWindow,
-)
+from .convert import ExecAction, ExecEvent, ExecExited, ExecRefused, ExecStarted
 
-#: Actions that may wait for the sender. Room for output is granted apart from them.
+#: Actions that may wait for the sender. Data and room for it are sent apart from them.
 ACTIONS: Final = 16
 
 
@@ -64,7 +54,7 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._data)
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | memoryview) -> None:
         """Store output from the guest.
 
         Raises:
@@ -79,15 +69,19 @@ class Inbox:
 
     def take(self, max_bytes: int) -> bytes:
         """Return up to so many bytes, from the beginning."""
-        data = bytes(self._data[:max_bytes])
-        del self._data[:max_bytes]
+        if len(self._data) <= max_bytes:
+            data, self._data = bytes(self._data), bytearray()
+        else:
+            with memoryview(self._data) as held:
+                data = bytes(held[:max_bytes])
+            del self._data[:max_bytes]
         self._taken += len(data)
         return data
 
     @property
     def grant_due(self) -> bool:
-        """Whether half of the window has been taken: worth a message to the guest."""
-        return 2 * self._taken >= self._window
+        """Whether a quarter of the window has been taken: worth a frame to the guest."""
+        return 4 * self._taken >= self._window
 
     def grant(self) -> int:
         """Return the bytes to grant again, and count them as granted."""
@@ -113,8 +107,8 @@ class Conversation:
         self.started: ExecStarted | None = None
         self.exited: ExecExited | None = None
         self.failure: BoxliteError | None = None
-        self.inboxes: dict[OutputStream, Inbox] = {"stdout": Inbox(), "stderr": Inbox()}
-        self.stdin_room = 0
+        self.inboxes = {Channel.STDOUT: Inbox(), Channel.STDERR: Inbox()}
+        self.stdin_room = STDIN_WINDOW_BYTES
         self._refused: ExecRefused | None = None
         self._actions: deque[ExecAction] = deque()
 
@@ -130,26 +124,45 @@ class Conversation:
             GuestProtocolError: It may not say that now.
         """
         match event:
-            case ExecStarted(stdin_window=room):
+            case ExecStarted():
                 self._require(event, Phase.STARTING)
-                self.started, self.stdin_room, self.phase = event, room, Phase.RUNNING
+                self.started, self.phase = event, Phase.RUNNING
             case ExecRefused():
                 self._require(event, Phase.STARTING)
                 self._refused, self.phase = event, Phase.LAST_WORD
-            case Output(stream, data):
-                self._require(event, Phase.RUNNING)
-                self.inboxes[stream].add(data)
-            case StdinWindow(size):
-                self._require(event, Phase.RUNNING)
-                if self.stdin_room + size > STDIN_WINDOW_BYTES:
-                    raise GuestProtocolError(
-                        f"the guest opened the window of standard input by {size} bytes to"
-                        f" {self.stdin_room + size}: at most {STDIN_WINDOW_BYTES} are allowed"
-                    )
-                self.stdin_room += size
             case ExecExited():
                 self._require(event, Phase.RUNNING)
                 self.exited, self.phase = event, Phase.LAST_WORD
+
+    def hear_data(self, channel: Channel, data: bytes | memoryview) -> None:
+        """Take bytes that the command wrote.
+
+        They may be heard before the start that was sent before them, because
+        messages take longer to get here; see :mod:`boxlite._bulk`.
+
+        Raises:
+            GuestProtocolError: The guest may not send them.
+        """
+        if channel is Channel.STDIN:
+            raise GuestProtocolError("the guest sent bytes of standard input, which it only gets")
+        self._require(f"{len(data)} bytes of output", Phase.STARTING, Phase.RUNNING)
+        self.inboxes[channel].add(data)
+
+    def hear_room(self, channel: Channel, size: int) -> None:
+        """Take note that the command has room for more.
+
+        Raises:
+            GuestProtocolError: The guest may not say that.
+        """
+        if channel is not Channel.STDIN:
+            raise GuestProtocolError("the guest gave room for output, which it only sends")
+        self._require("room for standard input", Phase.STARTING, Phase.RUNNING)
+        if self.stdin_room + size > STDIN_WINDOW_BYTES:
+            raise GuestProtocolError(
+                f"the guest opened the window of standard input by {size} bytes to"
+                f" {self.stdin_room + size}: at most {STDIN_WINDOW_BYTES} are allowed"
+            )
+        self.stdin_room += size
 
     def hear_end(self) -> None:
         """Take the guest's orderly end of the call.
@@ -185,24 +198,23 @@ class Conversation:
         """Whether the command runs and the queue has room."""
         return self.phase is Phase.RUNNING and len(self._actions) < ACTIONS
 
-    def say_stdin(self, data: memoryview) -> int:
-        """Queue as much of the data as is allowed now; return how much that is."""
-        size = min(len(data), self.stdin_room, CHUNK_BYTES) if self.can_say else 0
-        if size:
-            self.stdin_room -= size
-            self.say(Stdin(bytes(data[:size])))
-        return size
+    def claim_stdin(self, size: int) -> int:
+        """Return how many of so many bytes of standard input to send now; they count as sent."""
+        if self.phase is not Phase.RUNNING:
+            return 0
+        claimed = min(size, self.stdin_room, DATA_BYTES)
+        self.stdin_room -= claimed
+        return claimed
 
     def next_action(self) -> ExecAction | None:
         """Return what the host is to send next; None if there is nothing now."""
         if self.phase is not Phase.RUNNING:
             return None
-        if any(inbox.grant_due for inbox in self.inboxes.values()):
-            return Grant(self.inboxes["stdout"].grant(), self.inboxes["stderr"].grant())
         return self._actions.popleft() if self._actions else None
 
-    def _require(self, event: ExecEvent, phase: Phase) -> None:
-        if self.phase is not phase:
+    def _require(self, event: ExecEvent | str, *phases: Phase) -> None:
+        if self.phase not in phases:
+            what = event if isinstance(event, str) else type(event).__name__
             raise GuestProtocolError(
-                f"the guest sent {type(event).__name__} for a command that was {self.phase.value}"
+                f"the guest sent {what} for a command that was {self.phase.value}"
             )

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import attrs
 
 from boxlite._errors import GuestProtocolError, InvalidOptionError
 from boxlite._wire import (
-    CHUNK_BYTES,
     MAX_MESSAGE_BYTES,
     OUTPUT_WINDOW_BYTES,
     PING_PAYLOAD_BYTES,
-    STDIN_WINDOW_BYTES,
 )
 
 from ._generated.boxlite import v1 as wire
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from boxlite._command import Command
-
-OutputStream = Literal["stdout", "stderr"]
 
 #: PID_MAX_LIMIT of a 64-bit Linux.
 PID_MAX: Final = 1 << 22
@@ -112,10 +108,9 @@ class Pong:
 
 @attrs.frozen
 class ExecStarted:
-    """The command runs. ``stdin_window`` bytes of standard input may be sent."""
+    """The command runs."""
 
     pid: int = attrs.field(validator=_between(1, PID_MAX))
-    stdin_window: int = attrs.field(validator=_between(0, STDIN_WINDOW_BYTES))
 
 
 class Refusal(enum.Enum):
@@ -152,21 +147,6 @@ class ExecRefused:
 
 
 @attrs.frozen
-class Output:
-    """Some output of the command."""
-
-    stream: OutputStream
-    data: bytes = attrs.field(repr=False, validator=_sized(1, CHUNK_BYTES))
-
-
-@attrs.frozen
-class StdinWindow:
-    """So many more bytes of standard input may be sent."""
-
-    size: int = attrs.field(validator=_between(1, STDIN_WINDOW_BYTES))
-
-
-@attrs.frozen
 class ExecExited:
     """The command has ended: by itself with ``exit_code``, or by ``signal`` if that is not 0."""
 
@@ -174,14 +154,7 @@ class ExecExited:
     signal: int = attrs.field(validator=_between(0, SIGNAL_MAX))
 
 
-ExecEvent = ExecStarted | ExecRefused | Output | StdinWindow | ExecExited
-
-
-@attrs.frozen
-class Stdin:
-    """Bytes for the command's standard input."""
-
-    data: bytes = attrs.field(repr=False)
+ExecEvent = ExecStarted | ExecRefused | ExecExited
 
 
 @attrs.frozen
@@ -204,15 +177,7 @@ class Resize:
     columns: int
 
 
-@attrs.frozen
-class Grant:
-    """Room for so many more bytes of output."""
-
-    stdout: int
-    stderr: int
-
-
-ExecAction = Stdin | StdinEnd | Signal | Resize | Grant
+ExecAction = StdinEnd | Signal | Resize
 
 
 def guest_info(message: wire.InfoResponse) -> GuestInfo:
@@ -252,9 +217,7 @@ def exec_event(message: wire.ExecResponse) -> ExecEvent:
             out of range.
     """
     present = [
-        name
-        for name in ("started", "refused", "stdout", "stderr", "stdin_window", "exited")
-        if getattr(message, name) is not None
+        name for name in ("started", "refused", "exited") if getattr(message, name) is not None
     ]
     if len(present) != 1:
         raise GuestProtocolError(
@@ -263,15 +226,9 @@ def exec_event(message: wire.ExecResponse) -> ExecEvent:
         )
     match message:
         case wire.ExecResponse(started=wire.ExecStarted() as started):
-            return ExecStarted(started.pid, started.stdin_window)
+            return ExecStarted(started.pid)
         case wire.ExecResponse(refused=wire.ExecRefused() as refused):
             return ExecRefused(_refusal(refused.reason), refused.detail)
-        case wire.ExecResponse(stdout=bytes() as data):
-            return Output("stdout", data)
-        case wire.ExecResponse(stderr=bytes() as data):
-            return Output("stderr", data)
-        case wire.ExecResponse(stdin_window=int() as size):
-            return StdinWindow(size)
         case wire.ExecResponse(exited=wire.ExecExited() as exited):
             return ExecExited(exited.exit_code, exited.signal)
     raise GuestProtocolError(f"the guest's ExecResponse has a {present[0]} of another type")
@@ -319,13 +276,9 @@ def exec_start(command: Command) -> wire.ExecRequest:
 def exec_request(action: ExecAction) -> wire.ExecRequest:
     """Return a later message of an execution."""
     match action:
-        case Stdin(data):
-            return wire.ExecRequest(stdin=data)
         case StdinEnd():
             return wire.ExecRequest(stdin_end=wire.StdinEnd())
         case Signal(number):
             return wire.ExecRequest(signal=number)
         case Resize(rows, columns):
             return wire.ExecRequest(resize=wire.TerminalSize(rows=rows, columns=columns))
-        case Grant(stdout, stderr):
-            return wire.ExecRequest(output_window=wire.OutputWindow(stdout=stdout, stderr=stderr))

@@ -1,9 +1,9 @@
 """One command in the guest, as the Trio side drives it.
 
-Two asyncio coroutines do the talking for as long as the command lasts: one
+Two asyncio coroutines exchange messages for as long as the command lasts: one
 receives, one sends. They and the methods here meet in plain data, a
-:class:`~.conversation.Conversation`: both event loops run in one thread, so
-nothing has to cross between them for a piece of output.
+:class:`~.conversation.Conversation`: both event loops run in one thread. The
+bytes of its streams do not pass through asyncio at all: see :mod:`boxlite._bulk`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from typing import TYPE_CHECKING, Final
 import trio
 from grpclib.const import Cardinality
 
+from boxlite._bulk import DATA_BYTES, Channel, Piece, Room, data_header, room_frame
 from boxlite._errors import (
     BoxliteError,
     GuestLostError,
+    GuestProtocolError,
     GuestTimeoutError,
     InvalidOptionError,
     StateError,
 )
 from boxlite._scopes import open_nursery_unwrapped
-from boxlite._wire import CHUNK_BYTES
 
 from ._generated.boxlite.v1 import ExecRequest, ExecResponse
+from .channel import stream_number
 from .conversation import Conversation, Phase
 from .convert import (
     SIGNAL_MAX,
     ExecAction,
     ExecExited,
-    OutputStream,
     Resize,
     Signal,
     StdinEnd,
@@ -78,7 +79,8 @@ class RawExecution:
         self._sending = trio.CancelScope()
         self._call: Stream[ExecRequest, ExecResponse] | None = None
         self._stdin_ended = False
-        self._in_use: set[str] = set()
+        self._in_use: set[Channel] = set()
+        self._call_number = 0  # None has this one: the call has not been made.
 
     async def wait_started(self) -> int:
         """Wait until the command runs; return its process id in the guest.
@@ -97,27 +99,28 @@ class RawExecution:
         assert self._talk.exited is not None
         return self._talk.exited
 
-    async def receive(self, stream: OutputStream, max_bytes: int = CHUNK_BYTES) -> bytes:
+    async def receive(self, channel: Channel, max_bytes: int = DATA_BYTES) -> bytes:
         """Return some output as soon as there is any; ``b""`` when the command has ended.
 
         Taking output gives the guest room to send more. A stream from which
-        nobody takes any stops after a window of 256 KiB, and only that stream.
+        nobody takes any stops after a window of 1 MiB, and only that stream.
 
         Args:
-            stream: ``"stdout"`` or ``"stderr"``.
-            max_bytes: The most to return. Default 64 KiB.
+            channel: Standard output or standard error.
+            max_bytes: The most to return. Default 256 KiB.
 
         Raises:
             trio.BusyResourceError: Another task is receiving from this stream.
         """
         if max_bytes < 1:
             raise InvalidOptionError("max_bytes", max_bytes, "at least 1")
-        inbox = self._talk.inboxes[stream]
-        with self._sole_user(stream):
+        inbox = self._talk.inboxes[channel]
+        with self._sole_user(channel):
             await self._until(lambda: bool(inbox) or self._talk.phase is Phase.ENDED)
             data = inbox.take(max_bytes)
-        if inbox.grant_due:
-            self._action_wanted.set()
+        if inbox.grant_due and self._call_number and not self._talk.over:
+            frame = room_frame(self._call_number, channel, inbox.grant())
+            self._link.channel.write(frame)
         return data
 
     async def send_stdin(self, data: bytes | bytearray | memoryview) -> None:
@@ -132,20 +135,21 @@ class RawExecution:
             trio.BusyResourceError: Another task is sending.
         """
         rest = memoryview(data).cast("B")
-        with self._sole_user("stdin"):
-            await trio.lowlevel.checkpoint()
+        with self._sole_user(Channel.STDIN):
             while True:
+                await self._link.channel.wait_writable()
                 if self._stdin_ended:
                     raise trio.ClosedResourceError("standard input was closed")
                 if self._talk.phase is Phase.ENDED:
                     raise trio.BrokenResourceError("the command has ended")
-                sent = self._talk.say_stdin(rest)
-                rest = rest[sent:]
-                self._action_wanted.set()
+                if size := self._talk.claim_stdin(len(rest)):
+                    header = data_header(self._call_number, Channel.STDIN, size)
+                    self._link.channel.write(header, rest[:size])
+                    rest = rest[size:]
+                elif rest or self._talk.failure is not None:
+                    await self._change()
                 if not rest:
                     return
-                if not sent:
-                    await self._change()
 
     async def close_stdin(self) -> None:
         """End the command's standard input. Idempotent; after its exit it does nothing."""
@@ -202,14 +206,15 @@ class RawExecution:
         await self._changed.park()
 
     @contextmanager
-    def _sole_user(self, what: str) -> Iterator[None]:
-        if what in self._in_use:
-            raise trio.BusyResourceError(f"another task is using this command's {what}")
-        self._in_use.add(what)
+    def _sole_user(self, channel: Channel) -> Iterator[None]:
+        if channel in self._in_use:
+            name = channel.name.lower()
+            raise trio.BusyResourceError(f"another task is using this command's {name}")
+        self._in_use.add(channel)
         try:
             yield
         finally:
-            self._in_use.remove(what)
+            self._in_use.remove(channel)
 
     async def run(self, request: ExecRequest) -> None:
         """Talk to the guest until the command has ended. For :func:`open_execution` alone.
@@ -246,18 +251,33 @@ class RawExecution:
         async with self._link.channel.request(
             _ROUTE, Cardinality.STREAM_STREAM, ExecRequest, ExecResponse
         ) as call:
-            await call.send_message(request)
-            self._call = call
-            self._opened.set()
-            while (message := await call.recv_message()) is not None:
-                self._talk.hear(exec_event(message))
-                self._adjust_patience()
-                self._changed.unpark_all()
+            await call.send_request()
+            self._call_number = stream_number(call)
+            with self._link.channel.bulk(self._call_number, self._hear_bulk):
+                await call.send_message(request)
+                self._call = call
+                self._opened.set()
+                while (message := await call.recv_message()) is not None:
+                    self._talk.hear(exec_event(message))
+                    self._adjust_patience()
+                    self._changed.unpark_all()
             # Whatever still waits to be sent would be sent on an ended stream.
             self._sending.cancel()
             await call.end()
             await call.recv_trailing_metadata()
         self._talk.hear_end()
+
+    def _hear_bulk(self, frame: Piece | Room) -> None:
+        """Take what the guest sends beside its messages."""
+        try:
+            if isinstance(frame, Piece):
+                self._talk.hear_data(frame.channel, frame.data)
+            else:
+                self._talk.hear_room(frame.channel, frame.size)
+        except GuestProtocolError as error:
+            self._talk.fail(error)
+            self._patience.cancel()
+        self._changed.unpark_all()
 
     def _adjust_patience(self) -> None:
         if self._talk.phase is Phase.LAST_WORD:

@@ -9,10 +9,11 @@ transport of the event loop it would end the loop.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from boxlite._bulk import BulkError, Piece, Room, Splitter
 from boxlite._errors import BoxliteError, GuestLostError, GuestProtocolError
 from boxlite._scopes import open_nursery_unwrapped
 
@@ -22,7 +23,7 @@ from .text import shown
 if TYPE_CHECKING:
     from .lost import Lost
 
-READ_BYTES: Final = 1 << 16
+READ_BYTES: Final = 1 << 18
 #: Unsent bytes above which calls have to wait before they write more, and
 #: below which they go on.
 PAUSE_BYTES: Final = 1 << 18
@@ -33,6 +34,17 @@ RESUME_BYTES: Final = 1 << 16
 UNSENT_BYTES: Final = 8 << 20
 #: How long what the guest sent before it hung up is still read.
 DRAIN_SECONDS: Final = 1.0
+
+
+class GuestPeer(Protocol):
+    """What a transport carries the bytes of: an asyncio protocol that also takes bulk frames."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def bulk_received(self, frame: Piece | Room) -> None: ...
 
 
 class StreamTransport(asyncio.Transport):
@@ -47,15 +59,16 @@ class StreamTransport(asyncio.Transport):
         super().__init__()
         self._stream = stream
         self._lost = lost
-        self._protocol: asyncio.Protocol | None = None
-        self._guard = FrameGuard()
+        self._protocol: GuestPeer | None = None
+        self._splitter = Splitter(FrameGuard().check)
+        self._writable = trio.lowlevel.ParkingLot()
         self._outbox = bytearray()
         self._in_flight = 0
         self._paused = False
         self._write_wanted = trio.Event()
         self._end_wanted = trio.Event()
 
-    def attach(self, protocol: asyncio.Protocol) -> None:
+    def attach(self, protocol: GuestPeer) -> None:
         """Connect the protocol, which may write at once. Call it once, before :meth:`run`."""
         self._protocol = protocol
         protocol.connection_made(self)
@@ -83,12 +96,17 @@ class StreamTransport(asyncio.Transport):
         assert self._protocol is not None
         try:
             while data := await self._stream.receive_some(READ_BYTES):
-                self._guard.feed(data)
-                self._protocol.data_received(bytes(data))
+                for part in self._splitter.feed(bytes(data)):
+                    if isinstance(part, bytes):
+                        self._protocol.data_received(part)
+                    else:
+                        self._protocol.bulk_received(part)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._broke(error)
         except BoxliteError as error:
             self.fail(error)
+        except BulkError as error:
+            self.fail(GuestProtocolError(f"the guest sent {error}"))
         except Exception as error:  # noqa: BLE001 - the guest chose the bytes; it must not choose this
             cause = GuestProtocolError(
                 "the guest sent what cannot be processed:"
@@ -119,6 +137,13 @@ class StreamTransport(asyncio.Transport):
             self._paused = False
             assert self._protocol is not None
             self._protocol.resume_writing()
+            self._writable.unpark_all()
+
+    async def wait_writable(self) -> None:
+        """Wait until little enough is unsent, or the connection has ended; from Trio."""
+        await trio.lowlevel.checkpoint()
+        while self._paused and not self.is_closing():
+            await self._writable.park()
 
     def _broke(self, error: Exception) -> None:
         lost = GuestLostError("the connection to the guest broke")
@@ -129,6 +154,7 @@ class StreamTransport(asyncio.Transport):
         """End the connection at once, for this cause; unsent bytes are dropped."""
         self._lost.set(cause)
         self._end_wanted.set()
+        self._writable.unpark_all()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queue bytes for the guest. After the end of the connection they are dropped."""

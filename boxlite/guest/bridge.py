@@ -220,6 +220,10 @@ class PortTransport(asyncio.Transport):
         """Whether the connection has ended or is about to."""
         return self._closing
 
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Whose bytes these are."""
+        return self._protocol
+
     def get_write_buffer_size(self) -> int:
         """Bytes that are queued."""
         return len(self._unsent)

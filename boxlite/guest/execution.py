@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from boxlite._bulk import Channel, Piece, Room
 from boxlite._rpc._generated.boxlite.v1 import ExecExited, ExecResponse
-from boxlite._wire import CHUNK_BYTES, STDIN_WINDOW_BYTES
+from boxlite._wire import STDIN_WINDOW_BYTES
 
 from .spawn import RefusedError, Spawned, check_terminal_size, set_terminal_size
 from .streams import InputStream, OutputStream
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from .edges import EdgePoller
     from .reaper import Reaper
+    from .server import Bulk
 
 #: How long a background process may hold an output stream open after the command.
 LINGER_SECONDS: Final = 0.25
@@ -45,6 +47,7 @@ class Execution:
         self.pid: Final = spawned.pid
         self.exited = asyncio.Event()
         self._status = 0
+        self._fault: GRPCError | None = None
         self._activity = asyncio.Event()
         wake = self._activity.set
         self._terminal = spawned.stdout if start.terminal is not None else None
@@ -69,17 +72,7 @@ class Execution:
         Raises:
             GRPCError: The message breaks a rule of the protocol.
         """
-        if request.output_window is not None:
-            self._stdout.grant(request.output_window.stdout)
-            if self._stderr is not None:
-                self._stderr.grant(request.output_window.stderr)
-            self._activity.set()
-        elif request.stdin is not None:
-            if not 1 <= len(request.stdin) <= CHUNK_BYTES:
-                raise _broken(f"{len(request.stdin)} bytes of stdin in one message")
-            if not self._stdin.feed(request.stdin):
-                raise _broken("stdin that was not granted, or after its end")
-        elif request.stdin_end is not None:
+        if request.stdin_end is not None:
             self._stdin.end()
         elif request.signal is not None:
             if not 1 <= request.signal <= _LAST_SIGNAL:
@@ -90,6 +83,22 @@ class Execution:
         else:
             raise _broken("a second start, or an empty message")
 
+    def hear(self, frame: Piece | Room) -> None:
+        """Take standard input, or room for output. One that breaks a rule ends the command."""
+        if isinstance(frame, Piece):
+            if frame.channel is not Channel.STDIN:
+                self._fault = _broken("bytes for an output stream")
+            elif not self._stdin.feed(frame.data):
+                self._fault = _broken("stdin that was not granted, or after its end")
+        elif frame.channel is Channel.STDOUT:
+            self._stdout.grant(frame.size)
+        elif frame.channel is Channel.STDERR:
+            if self._stderr is not None:
+                self._stderr.grant(frame.size)
+        else:
+            self._fault = _broken("room for its own stdin")
+        self._activity.set()
+
     def signal(self, number: int) -> None:
         """Send a signal to the command's process group, if it still has a process."""
         try:
@@ -98,12 +107,16 @@ class Execution:
             return
 
     async def report(
-        self, send: Callable[[ExecResponse], Awaitable[None]], requests: asyncio.Task[None]
+        self,
+        send: Callable[[ExecResponse], Awaitable[None]],
+        bulk: Bulk,
+        requests: asyncio.Task[None],
     ) -> None:
         """Send all that happens until the command has exited and its output is delivered.
 
         Args:
             send: Sends one message to the host.
+            bulk: Sends the output, and room for standard input.
             requests: The task that obeys the host. It ends early only by raising,
                 and then this raises the same.
         """
@@ -114,7 +127,9 @@ class Execution:
             while True:
                 if requests.done():
                     requests.result()
-                if await self._send_available(send):
+                if self._fault is not None:
+                    raise self._fault
+                if await self._send_available(bulk):
                     continue
                 if self.exited.is_set():
                     if self._output_finished():
@@ -135,17 +150,18 @@ class Execution:
         if self._stderr is not None:
             self._stderr.close()
 
-    async def _send_available(self, send: Callable[[ExecResponse], Awaitable[None]]) -> bool:
+    async def _send_available(self, bulk: Bulk) -> bool:
         """Send one chunk of each stream and what stdin has room for; false if there was nothing."""
+        await bulk.wait_writable()
         sent = False
         if chunk := self._stdout.take():
-            await send(ExecResponse(stdout=chunk))
+            bulk.send(Channel.STDOUT, chunk)
             sent = True
         if self._stderr is not None and (chunk := self._stderr.take()):
-            await send(ExecResponse(stderr=chunk))
+            bulk.send(Channel.STDERR, chunk)
             sent = True
         if granted := self._stdin.grant():
-            await send(ExecResponse(stdin_window=granted))
+            bulk.grant(Channel.STDIN, granted)
             sent = True
         return sent
 

@@ -15,9 +15,9 @@ from boxlite._rpc._generated.boxlite.v1 import (
     ExecResponse,
     ExecStarted,
 )
-from boxlite._wire import STDIN_WINDOW_BYTES
 
 from .execution import Execution
+from .server import bulk_of
 from .spawn import RefusedError, spawn
 
 if TYPE_CHECKING:
@@ -77,13 +77,15 @@ class ExecutionService:
             return
 
         ended = False
+        bulk = bulk_of(stream)
         requests: asyncio.Task[None] | None = None
         self._executions.add(execution)
         try:
-            started = ExecStarted(pid=execution.pid, stdin_window=STDIN_WINDOW_BYTES)
-            await stream.send_message(ExecResponse(started=started))
-            requests = asyncio.create_task(_obey_all(stream, execution))
-            await execution.report(stream.send_message, requests)
+            with bulk.heard_by(execution.hear):
+                started = ExecStarted(pid=execution.pid)
+                await stream.send_message(ExecResponse(started=started))
+                requests = asyncio.create_task(_obey_all(stream, execution))
+                await execution.report(stream.send_message, bulk, requests)
             ended = True
         finally:
             if requests is not None:

@@ -15,13 +15,14 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
 
+from boxlite._bulk import Splitter
 from boxlite._rpc._generated.boxlite.v1 import ExecRequest, ExecStart, PingRequest
 
 if TYPE_CHECKING:
     from .server import AgentServer
 
 _SECONDS: Final = 20.0
-_PROGRAM: Final = b"/bin/true"
+_COMMAND: Final = (b"/bin/echo", b"rehearsal")
 _ROUNDS: Final = 3
 
 
@@ -34,13 +35,27 @@ class _Memory(asyncio.Transport):
         self._closing = False
         self.ended = asyncio.Event()
         self.received = b""
+        self._splitter = Splitter()
+        self._protocol: asyncio.BaseProtocol | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        for event in self._client.receive_data(bytes(data)):
+        for part in self._splitter.feed(bytes(data)):
+            if isinstance(part, bytes):
+                self._take(part)
+
+    def _take(self, data: bytes) -> None:
+        for event in self._client.receive_data(data):
             if isinstance(event, DataReceived):
                 self.received += event.data
             elif isinstance(event, StreamEnded):
                 self.ended.set()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        assert self._protocol is not None
+        return self._protocol
 
     def is_closing(self) -> bool:
         return self._closing
@@ -59,8 +74,9 @@ async def rehearse(server: AgentServer) -> None:
     transport = _Memory(client)
     protocol = server.make_protocol()
     client.initiate_connection()
+    transport.set_protocol(protocol)
     protocol.connection_made(transport)
-    start = ExecStart(argv=[_PROGRAM], stdout_window=1, stderr_window=1)
+    start = ExecStart(argv=list(_COMMAND), stdout_window=99, stderr_window=99)
     calls: tuple[tuple[str, Any], ...] = (
         ("Guest/Ping", PingRequest(payload=b"rehearsal")),
         ("Execution/Exec", ExecRequest(start=start)),

@@ -7,6 +7,7 @@ pinned and the tests of the bridge go through each of them.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import grpclib.server
@@ -17,15 +18,20 @@ from grpclib.protocol import H2Protocol
 from h2.events import PingAckReceived
 from h2.exceptions import ProtocolError
 
+from boxlite._bulk import BulkError, Splitter, data_header, room_frame
 from boxlite._wire import MAX_MESSAGE_BYTES
 
 from . import console
+from .bridge import PREFACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from grpclib.protocol import AbstractHandler, Stream
+    from grpclib.server import Stream as ServerStream
     from h2.config import H2Configuration
+
+    from boxlite._bulk import Channel, Piece, Room
 
 _PING_DATA: Final = b"settled?"
 
@@ -79,6 +85,47 @@ class _Handler(grpclib.server.Handler):
         super().accept(stream, headers, release_stream)
 
 
+class Bulk:
+    """The bulk frames of one call; see :mod:`boxlite._bulk`."""
+
+    def __init__(self, protocol: AgentProtocol, transport: asyncio.Transport, call: int) -> None:
+        self._protocol = protocol
+        self._transport = transport
+        self._call = call
+
+    @contextmanager
+    def heard_by(self, hear: Callable[[Piece | Room], None]) -> Iterator[None]:
+        """Have the host's frames heard for as long as the block lasts, at once and in order."""
+        self._protocol.listeners[self._call] = hear
+        try:
+            yield
+        finally:
+            del self._protocol.listeners[self._call]
+
+    async def wait_writable(self) -> None:
+        """Wait until there is room for another piece."""
+        await self._protocol.connection.write_ready.wait()
+
+    def send(self, channel: Channel, data: bytes) -> None:
+        """Send a piece of a stream after everything that was sent before."""
+        self._transport.write(data_header(self._call, channel, len(data)))
+        self._transport.write(data)
+
+    def grant(self, channel: Channel, size: int) -> None:
+        """Give room for so many bytes more."""
+        self._transport.write(room_frame(self._call, channel, size))
+
+
+def bulk_of(call: ServerStream[Any, Any]) -> Bulk:
+    """Return the bulk frames of a call that is being served."""
+    stream = call._stream  # noqa: SLF001 - grpclib's, see above
+    transport = stream._transport  # noqa: SLF001
+    protocol = transport.get_protocol()
+    assert isinstance(protocol, AgentProtocol)
+    assert stream.id is not None
+    return Bulk(protocol, transport, stream.id)
+
+
 class AgentProtocol(H2Protocol):
     """One connection: it says when it ends, and can tell that its peer has read everything."""
 
@@ -92,6 +139,8 @@ class AgentProtocol(H2Protocol):
         super().__init__(handler, config, h2_config)
         self._on_lost = on_lost
         self._acknowledged: asyncio.Future[None] | None = None
+        self._splitter = Splitter(skip=len(PREFACE))
+        self.listeners: dict[int, Callable[[Piece | Room], None]] = {}
 
     def ping(self) -> asyncio.Future[None]:
         """Send a PING; the future is done when it is answered or the connection ends.
@@ -110,12 +159,18 @@ class AgentProtocol(H2Protocol):
     def data_received(self, data: bytes) -> None:
         """Process what the host sent; unlike grpclib's own, says GOAWAY on an error."""
         try:
-            events = self.connection.feed(data)
-        except ProtocolError as error:
+            for part in self._splitter.feed(data):
+                if isinstance(part, bytes):
+                    self._http2_received(part)
+                elif hear := self.listeners.get(part.call):
+                    hear(part)  # One for a call that has ended is late, and is dropped.
+        except (ProtocolError, BulkError) as error:
             console.log(f"the host broke HTTP/2: {error!s:.200}")
             self.connection.flush()
             self.processor.close("Protocol error")
-            return
+
+    def _http2_received(self, data: bytes) -> None:
+        events = self.connection.feed(data)
         self.connection.flush()
         for event in events:
             self.processor.process(event)

@@ -13,9 +13,10 @@ import fcntl
 import os
 import termios
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from boxlite._wire import CHUNK_BYTES
+from boxlite._bulk import DATA_BYTES
 
 from . import edges
 
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .edges import EdgePoller
+
+
+#: What a pipe holds unless it is asked to hold more (pipe(7)), and what it is asked to.
+_PIPE_AT_FIRST: Final = 1 << 16
+_PIPE_BYTES: Final = 1 << 20
+
+
+def _enlarge(fd: int) -> None:
+    """Let a pipe that turns out to be used in bulk hold more, for fewer changes of process."""
+    with suppress(OSError):  # It is a terminal, or memory is short.
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 class OutputStream:
@@ -44,6 +56,7 @@ class OutputStream:
         self._hung_up = False
         self._sealed: int | None = None
         self._open = True
+        self._enlarged = False
         poller.watch(fd, self._on_edge)
 
     @property
@@ -63,7 +76,7 @@ class OutputStream:
             if self._hung_up and not self._held():
                 self.close()  # The end needs no window.
             return b""
-        size = min(self._window, CHUNK_BYTES)
+        size = min(self._window, DATA_BYTES)
         if self._sealed is not None:
             size = min(size, self._sealed)
         try:
@@ -78,6 +91,9 @@ class OutputStream:
         if not chunk:
             self.close()
             return b""
+        if len(chunk) >= _PIPE_AT_FIRST and not self._enlarged:
+            self._enlarged = True
+            _enlarge(self._fd)
         self._window -= len(chunk)
         if self._sealed is not None:
             self._sealed -= len(chunk)
@@ -143,14 +159,15 @@ class InputStream:
         self._poller = poller
         self._wake = wake
         self._end_mark = end_mark
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes | memoryview] = deque()
+        self._enlarged = False
         self._owed = 0  # Bytes that the host has sent and that were not granted again.
         self._taken = 0  # Of these, the ones that the command has taken.
         self._ended = False
         self._watched = False
         self._open = True
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes | memoryview) -> bool:
         """Queue bytes of the host; false if they are more than it was granted."""
         if self._ended or self._owed + len(data) > self._window:
             return False
@@ -204,6 +221,9 @@ class InputStream:
                     raise
                 self.close()
                 break
+            if written >= _PIPE_AT_FIRST and not self._enlarged:
+                self._enlarged = True
+                _enlarge(self._fd)
             if written < len(data):
                 self._queue.appendleft(data[written:])
             self._taken = min(self._taken + written, self._owed)  # An end mark is not owed.

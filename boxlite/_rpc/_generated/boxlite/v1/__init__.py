@@ -23,7 +23,6 @@ __all__ = (
     "InfoResponse",
     "ListRequest",
     "ListResponse",
-    "OutputWindow",
     "PingRequest",
     "PingResponse",
     "ReadRequest",
@@ -225,40 +224,25 @@ class ExecRequest(betterproto2.Message):
     First on the stream, and only there.
     """
 
-    stdin: "bytes | None" = betterproto2.field(
-        2, betterproto2.TYPE_BYTES, optional=True, group="action"
-    )
-    """
-    Bytes for the command's standard input: 1 to 65,536 of them, within the
-    window that the guest has granted.
-    """
-
     stdin_end: "StdinEnd | None" = betterproto2.field(
-        3, betterproto2.TYPE_MESSAGE, optional=True, group="action"
+        2, betterproto2.TYPE_MESSAGE, optional=True, group="action"
     )
     """
     No more standard input.
     """
 
     signal: "int | None" = betterproto2.field(
-        4, betterproto2.TYPE_UINT32, optional=True, group="action"
+        3, betterproto2.TYPE_UINT32, optional=True, group="action"
     )
     """
     A signal for the command's process group: 1 to 64.
     """
 
     resize: "TerminalSize | None" = betterproto2.field(
-        5, betterproto2.TYPE_MESSAGE, optional=True, group="action"
+        4, betterproto2.TYPE_MESSAGE, optional=True, group="action"
     )
     """
     A new size for the command's terminal; ignored when it has none.
-    """
-
-    output_window: "OutputWindow | None" = betterproto2.field(
-        6, betterproto2.TYPE_MESSAGE, optional=True, group="action"
-    )
-    """
-    More room for output.
     """
 
 
@@ -282,26 +266,8 @@ class ExecResponse(betterproto2.Message):
         2, betterproto2.TYPE_MESSAGE, optional=True, group="event"
     )
 
-    stdout: "bytes | None" = betterproto2.field(
-        3, betterproto2.TYPE_BYTES, optional=True, group="event"
-    )
-    """
-    1 to 65,536 bytes each, within the windows that the host has granted.
-    """
-
-    stderr: "bytes | None" = betterproto2.field(
-        4, betterproto2.TYPE_BYTES, optional=True, group="event"
-    )
-
-    stdin_window: "int | None" = betterproto2.field(
-        5, betterproto2.TYPE_UINT32, optional=True, group="event"
-    )
-    """
-    Bytes of standard input that may be sent in addition.
-    """
-
     exited: "ExecExited | None" = betterproto2.field(
-        6, betterproto2.TYPE_MESSAGE, optional=True, group="event"
+        3, betterproto2.TYPE_MESSAGE, optional=True, group="event"
     )
 
 
@@ -358,11 +324,6 @@ class ExecStarted(betterproto2.Message):
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
     """
     The process id in the guest.
-    """
-
-    stdin_window: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
-    """
-    Bytes of standard input that may be sent before more is granted.
     """
 
 
@@ -433,20 +394,6 @@ class ListResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("boxlite.v1", "ListResponse", ListResponse)
-
-
-@dataclass(eq=False, repr=False)
-class OutputWindow(betterproto2.Message):
-    """
-    Adds to the windows of the output streams, in bytes.
-    """
-
-    stdout: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
-
-    stderr: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
-
-
-default_message_pool.register_message("boxlite.v1", "OutputWindow", OutputWindow)
 
 
 @dataclass(eq=False, repr=False)
