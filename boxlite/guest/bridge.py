@@ -37,6 +37,8 @@ _WRITE_BYTES: Final = 1 << 15
 _READ_BYTES: Final = 1 << 15
 #: Reads before others get their turn; the device's buffers are 4 KiB each.
 _READS_PER_TURN: Final = 16
+#: From this size on, data is written at once and not copied to be gathered.
+_BULK_BYTES: Final = 1 << 14
 _HIGH_WATER: Final = 1 << 17
 _LOW_WATER: Final = 1 << 15
 
@@ -176,6 +178,9 @@ class PortTransport(asyncio.Transport):
         """Queue bytes; pauses the protocol while too many of them are queued."""
         if self._closing:
             return
+        if len(data) >= _BULK_BYTES:
+            self.flush()  # What was queued before goes first.
+            data = self._write_now(data)
         self._unsent += data
         if not self._flush_scheduled and not self._blocked:
             self._flush_scheduled = True
@@ -184,22 +189,31 @@ class PortTransport(asyncio.Transport):
             self._paused = True
             self._protocol.pause_writing()
 
+    def _write_now(self, data: bytes | bytearray | memoryview) -> memoryview:
+        """Write as much as the port takes without copying it; return the rest."""
+        rest = memoryview(data)
+        while rest and not self._blocked and not self._ended:
+            rest = rest[self._write_piece(rest) :]
+        return rest
+
+    def _write_piece(self, data: memoryview) -> int:
+        """Write some of the data; zero, and wait for an edge, if the port takes none now."""
+        try:
+            return os.write(self._fd, data[:_WRITE_BYTES])
+        except BlockingIOError:
+            self._watch_writable(blocked=True)
+        except OSError as error:
+            self._end(error)
+        return 0
+
     def flush(self) -> None:
         """Write as much as the port takes."""
         unsent = self._unsent
-        blocked = False
-        while unsent and not self._ended:
-            try:
-                with memoryview(unsent) as view, view[:_WRITE_BYTES] as piece:
-                    written = os.write(self._fd, piece)
-            except BlockingIOError:
-                blocked = True
-                break
-            except OSError as error:
-                self._end(error)
-                return
+        self._watch_writable(blocked=False)
+        while unsent and not self._blocked and not self._ended:
+            with memoryview(unsent) as view:
+                written = self._write_piece(view)
             del unsent[:written]
-        self._watch_writable(blocked=blocked)
         if self._paused and len(unsent) <= _LOW_WATER:
             self._paused = False
             self._protocol.resume_writing()

@@ -154,11 +154,11 @@ class Execution:
         """Send one chunk of each stream and what stdin has room for; false if there was nothing."""
         await bulk.wait_writable()
         sent = False
-        if chunk := self._stdout.take():
-            bulk.send(Channel.STDOUT, chunk)
+        if size := self._stdout.take(bulk.buffer):
+            bulk.send(Channel.STDOUT, size)
             sent = True
-        if self._stderr is not None and (chunk := self._stderr.take()):
-            bulk.send(Channel.STDERR, chunk)
+        if self._stderr is not None and (size := self._stderr.take(bulk.buffer)):
+            bulk.send(Channel.STDERR, size)
             sent = True
         if granted := self._stdin.grant():
             bulk.grant(Channel.STDIN, granted)

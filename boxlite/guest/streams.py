@@ -16,8 +16,6 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from boxlite._bulk import DATA_BYTES
-
 from . import edges
 
 if TYPE_CHECKING:
@@ -68,38 +66,41 @@ class OutputStream:
         """Add to the window."""
         self._window += size
 
-    def take(self) -> bytes:
-        """Return the next chunk; empty when there is none now, or no window for it."""
+    def take(self, buffer: memoryview) -> int:
+        """Read the next chunk, of at most the buffer's size; return how many bytes that is.
+
+        It is none when there is nothing now, or no window for it.
+        """
         if not (self._open and self._ready):
-            return b""
+            return 0
         if not self._window:
             if self._hung_up and not self._held():
                 self.close()  # The end needs no window.
-            return b""
-        size = min(self._window, DATA_BYTES)
+            return 0
+        size = min(self._window, len(buffer))
         if self._sealed is not None:
             size = min(size, self._sealed)
         try:
-            chunk = os.read(self._fd, size)
+            taken = os.readv(self._fd, [buffer[:size]])
         except BlockingIOError:
             self._ready = False
-            return b""
+            return 0
         except OSError as error:
             if error.errno != errno.EIO:  # A terminal that nobody has open any more.
                 raise
-            chunk = b""
-        if not chunk:
+            taken = 0
+        if not taken:
             self.close()
-            return b""
-        if len(chunk) >= _PIPE_AT_FIRST and not self._enlarged:
+            return 0
+        if taken >= _PIPE_AT_FIRST and not self._enlarged:
             self._enlarged = True
             _enlarge(self._fd)
-        self._window -= len(chunk)
+        self._window -= taken
         if self._sealed is not None:
-            self._sealed -= len(chunk)
+            self._sealed -= taken
             if not self._sealed:
                 self.close()
-        return chunk
+        return taken
 
     def look_again(self) -> None:
         """Try to read at the next ``take``, whether or not there was an edge."""
