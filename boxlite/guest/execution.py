@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from boxlite._rpc._generated.boxlite.v1 import ExecRequest, ExecStart, TerminalSize
 
+    from .bulk import Bulk
     from .edges import EdgePoller
     from .reaper import Reaper
-    from .server import Bulk
 
 #: How long a background process may hold an output stream open after the command.
 LINGER_SECONDS: Final = 0.25
@@ -153,13 +153,10 @@ class Execution:
     async def _send_available(self, bulk: Bulk) -> bool:
         """Send one chunk of each stream and what stdin has room for; false if there was nothing."""
         await bulk.wait_writable()
-        sent = False
-        if size := self._stdout.take(bulk.buffer):
-            bulk.send(Channel.STDOUT, size)
-            sent = True
-        if self._stderr is not None and (size := self._stderr.take(bulk.buffer)):
-            bulk.send(Channel.STDERR, size)
-            sent = True
+        sent = self._stdout.pass_on(bulk, Channel.STDOUT)
+        if self._stderr is not None:
+            await bulk.wait_writable()
+            sent |= self._stderr.pass_on(bulk, Channel.STDERR)
         if granted := self._stdin.grant():
             bulk.grant(Channel.STDIN, granted)
             sent = True

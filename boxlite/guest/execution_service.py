@@ -16,8 +16,8 @@ from boxlite._rpc._generated.boxlite.v1 import (
     ExecStarted,
 )
 
+from .bulk import bulk_of
 from .execution import Execution
-from .server import bulk_of
 from .spawn import RefusedError, spawn
 
 if TYPE_CHECKING:

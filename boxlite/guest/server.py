@@ -7,7 +7,6 @@ pinned and the tests of the bridge go through each of them.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import grpclib.server
@@ -18,27 +17,19 @@ from grpclib.protocol import H2Protocol
 from h2.events import PingAckReceived
 from h2.exceptions import ProtocolError
 
-from boxlite._bulk import (
-    DATA_BYTES,
-    HEADER_BYTES,
-    BulkError,
-    Splitter,
-    data_header,
-    room_frame,
-)
+from boxlite._bulk import BulkError, Splitter
 from boxlite._wire import MAX_MESSAGE_BYTES
 
 from . import console
 from .bridge import PREFACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from grpclib.protocol import AbstractHandler, Stream
-    from grpclib.server import Stream as ServerStream
     from h2.config import H2Configuration
 
-    from boxlite._bulk import Channel, Piece, Room
+    from boxlite._bulk import Piece, Room
 
 _PING_DATA: Final = b"settled?"
 
@@ -90,62 +81,6 @@ class _Handler(grpclib.server.Handler):
 
         stream.recv_data = recv_data  # type: ignore[method-assign]
         super().accept(stream, headers, release_stream)
-
-
-#: Every DATA frame is made here. New memory for each would cost more than filling
-#: it: under emulation a page's first touch takes as long as copying the page ten times.
-_FRAME: Final = memoryview(bytearray(HEADER_BYTES + DATA_BYTES))
-
-
-class Bulk:
-    """The bulk frames of one call; see :mod:`boxlite._bulk`.
-
-    Attributes:
-        buffer: Where the next piece is put. It is the same for all calls, so
-            there must be no ``await`` until it is sent.
-    """
-
-    buffer: Final = _FRAME[HEADER_BYTES:]
-
-    def __init__(self, protocol: AgentProtocol, transport: asyncio.Transport, call: int) -> None:
-        self._protocol = protocol
-        self._transport = transport
-        self._call = call
-
-    @contextmanager
-    def heard_by(self, hear: Callable[[Piece | Room], None]) -> Iterator[None]:
-        """Have the host's frames heard for as long as the block lasts, at once and in order."""
-        self._protocol.listeners[self._call] = hear
-        try:
-            yield
-        finally:
-            del self._protocol.listeners[self._call]
-
-    async def wait_writable(self) -> None:
-        """Wait until there is room for another piece."""
-        await self._protocol.connection.write_ready.wait()
-
-    def send(self, channel: Channel, size: int) -> None:
-        """Send so many bytes of the buffer after everything that was sent before.
-
-        The buffer is free again when this returns.
-        """
-        _FRAME[:HEADER_BYTES] = data_header(self._call, channel, size)
-        self._transport.write(_FRAME[: HEADER_BYTES + size])
-
-    def grant(self, channel: Channel, size: int) -> None:
-        """Give room for so many bytes more."""
-        self._transport.write(room_frame(self._call, channel, size))
-
-
-def bulk_of(call: ServerStream[Any, Any]) -> Bulk:
-    """Return the bulk frames of a call that is being served."""
-    stream = call._stream  # noqa: SLF001 - grpclib's, see above
-    transport = stream._transport  # noqa: SLF001
-    protocol = transport.get_protocol()
-    assert isinstance(protocol, AgentProtocol)
-    assert stream.id is not None
-    return Bulk(protocol, transport, stream.id)
 
 
 class AgentProtocol(H2Protocol):

@@ -13,26 +13,37 @@ import fcntl
 import os
 import termios
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+from boxlite._bulk import DATA_BYTES
 
 from . import edges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from boxlite._bulk import Channel
+
+    from .bulk import Bulk
     from .edges import EdgePoller
 
 
 #: What a pipe holds unless it is asked to hold more (pipe(7)), and what it is asked to.
 _PIPE_AT_FIRST: Final = 1 << 16
-_PIPE_BYTES: Final = 1 << 20
+PIPE_BYTES: Final = 1 << 20
 
 
-def _enlarge(fd: int) -> None:
-    """Let a pipe that turns out to be used in bulk hold more, for fewer changes of process."""
-    with suppress(OSError):  # It is a terminal, or memory is short.
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+def _enlarge(fd: int) -> bool:
+    """Let a pipe that turns out to be used in bulk hold more, for fewer changes of process.
+
+    Returns:
+        Whether it could be done: false for a terminal.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:
+        return False
+    return True
 
 
 class OutputStream:
@@ -40,9 +51,9 @@ class OutputStream:
 
     Args:
         fd: The pipe or terminal, non-blocking; closed by this object.
-        window: Bytes that may be taken before more are granted.
+        window: Bytes that may be sent before more are granted.
         poller: Where readiness comes from.
-        wake: Called when ``take`` may have something.
+        wake: Called when ``pass_on`` may have something.
     """
 
     def __init__(self, fd: int, window: int, poller: EdgePoller, wake: Callable[[], None]) -> None:
@@ -54,60 +65,62 @@ class OutputStream:
         self._hung_up = False
         self._sealed: int | None = None
         self._open = True
-        self._enlarged = False
+        self._in_bulk = False
         poller.watch(fd, self._on_edge)
 
     @property
     def finished(self) -> bool:
-        """Whether ``take`` will never return anything again."""
+        """Whether ``pass_on`` will never send anything again."""
         return not self._open
 
     def grant(self, size: int) -> None:
         """Add to the window."""
         self._window += size
 
-    def take(self, buffer: memoryview) -> int:
-        """Read the next chunk, of at most the buffer's size; return how many bytes that is.
-
-        It is none when there is nothing now, or no window for it.
-        """
+    def pass_on(self, bulk: Bulk, channel: Channel) -> bool:
+        """Send the next piece to the host; false when there is none now, or no window for it."""
         if not (self._open and self._ready):
-            return 0
+            return False
         if not self._window:
             if self._hung_up and not self._held():
                 self.close()  # The end needs no window.
-            return 0
-        size = min(self._window, len(buffer))
+            return False
+        size = min(self._window, DATA_BYTES)
         if self._sealed is not None:
             size = min(size, self._sealed)
         try:
-            taken = os.readv(self._fd, [buffer[:size]])
+            if self._in_bulk:
+                taken = os.splice(self._fd, bulk.pipe, size, flags=os.SPLICE_F_NONBLOCK)
+            else:
+                taken = os.readv(self._fd, [bulk.buffer[:size]])
         except BlockingIOError:
             self._ready = False
-            return 0
+            return False
         except OSError as error:
             if error.errno != errno.EIO:  # A terminal that nobody has open any more.
                 raise
             taken = 0
         if not taken:
             self.close()
-            return 0
-        if taken >= _PIPE_AT_FIRST and not self._enlarged:
-            self._enlarged = True
-            _enlarge(self._fd)
+            return False
+        if self._in_bulk:
+            bulk.send_pipe(channel, taken)
+        else:
+            bulk.send_buffer(channel, taken)
+            self._in_bulk = taken >= _PIPE_AT_FIRST and _enlarge(self._fd)
         self._window -= taken
         if self._sealed is not None:
             self._sealed -= taken
             if not self._sealed:
                 self.close()
-        return taken
+        return True
 
     def look_again(self) -> None:
-        """Try to read at the next ``take``, whether or not there was an edge."""
+        """Try to read at the next ``pass_on``, whether or not there was an edge."""
         self._ready = True
 
     def seal(self) -> None:
-        """Let ``take`` return what the stream holds now, and nothing that is written later."""
+        """Let ``pass_on`` send what the stream holds now, and nothing that is written later."""
         if self._open:
             self._sealed = self._held()
             self._ready = True
