@@ -9,7 +9,7 @@ that of every frame (section 4.1)::
 
     length (24 bits)   type (8)   channel (8, where HTTP/2 has flags)   call (32)   payload
 
-    DATA    0xB0   1 to 262,144 bytes of one of the call's streams
+    DATA    0xB0   1 to 1,048,576 bytes of one of the call's streams
     ROOM    0xB1   4 bytes: so many more bytes of that stream may be sent
 
 The call is the number of its HTTP/2 stream. All frames of a connection are in one
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DATA: Final = 0xB0
 ROOM: Final = 0xB1
 #: The most that one DATA frame carries.
-DATA_BYTES: Final = 1 << 18
+DATA_BYTES: Final = 1 << 20
 #: Every frame of HTTP/2 begins with so many bytes.
 HEADER_BYTES: Final = 9
 

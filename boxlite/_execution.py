@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class CommandInput(trio.abc.SendStream):
     """A command's standard input.
 
-    Sending waits while the command does not read: at most 1 MiB is on the
+    Sending waits while the command does not read: at most 2 MiB are on the
     way. Closing it is the end of the command's input.
     """
 
@@ -58,7 +58,7 @@ class CommandInput(trio.abc.SendStream):
 class CommandOutput(trio.abc.ReceiveStream):
     """A command's standard output or standard error.
 
-    A stream that nobody reads stops the command's writing to it after 1 MiB,
+    A stream that nobody reads stops the command's writing to it after 2 MiB,
     and does not hold up the other one.
     """
 

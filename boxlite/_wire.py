@@ -40,8 +40,8 @@ ENTROPY_BYTES: Final = 64
 #: Each side refuses a larger gRPC message before buffering it.
 MAX_MESSAGE_BYTES: Final = 1 << 20
 #: Output that may be on its way or unread per stream, and the same for stdin.
-OUTPUT_WINDOW_BYTES: Final = 1 << 20
-STDIN_WINDOW_BYTES: Final = 1 << 20
+OUTPUT_WINDOW_BYTES: Final = 1 << 21
+STDIN_WINDOW_BYTES: Final = 1 << 21
 PING_PAYLOAD_BYTES: Final = 1024
 #: The most that one message carries of a file, and of a directory's names.
 FILE_PIECE_BYTES: Final = 1 << 19

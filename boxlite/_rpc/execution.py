@@ -103,11 +103,11 @@ class RawExecution:
         """Return some output as soon as there is any; ``b""`` when the command has ended.
 
         Taking output gives the guest room to send more. A stream from which
-        nobody takes any stops after a window of 1 MiB, and only that stream.
+        nobody takes any stops after a window of 2 MiB, and only that stream.
 
         Args:
             channel: Standard output or standard error.
-            max_bytes: The most to return. Default 256 KiB.
+            max_bytes: The most to return. Default 1 MiB.
 
         Raises:
             trio.BusyResourceError: Another task is receiving from this stream.

@@ -26,16 +26,32 @@ from .transport import PortTransport
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .edges import EdgePoller
 
 #: RFC 9113, section 3.4.
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-_READ_BYTES: Final = 1 << 15
-#: Reads before others get their turn; the device's buffers are 4 KiB each.
-_READS_PER_TURN: Final = 16
+#: The device's buffers. A vectored read takes one of them for each of its parts, and
+#: stops at one that is not full.
+_BUFFER_BYTES: Final = 1 << 12
+_BUFFERS: Final = 64
+_READ: Final = memoryview(bytearray(_BUFFERS * _BUFFER_BYTES))
+_READ_PARTS: Final = [_READ[at : at + _BUFFER_BYTES] for at in range(0, len(_READ), _BUFFER_BYTES)]
+#: Reads before others get their turn.
+_READS_PER_TURN: Final = 4
+
+
+def _by_host(data: bytes) -> Iterator[bytes]:
+    """Divide what was read where another host begins, which is at the beginning of a buffer."""
+    begin, at = 0, data.find(PREFACE, 1)
+    while at >= 0:
+        if not at % _BUFFER_BYTES:
+            yield data[begin:at]
+            begin = at
+        at = data.find(PREFACE, at + 1)
+    yield data[begin:]
 
 
 class AgentPort:
@@ -77,27 +93,33 @@ class AgentPort:
         absent = False
         for _ in range(_READS_PER_TURN):
             try:
-                data = os.read(self._fd, _READ_BYTES)
+                size = os.readv(self._fd, _READ_PARTS)
             except BlockingIOError:
                 break
             except OSError as error:
                 console.log(f"{self._name}: {error.strerror}")
-                data = b""
-            if not data:
+                size = 0
+            if not size:
                 absent = True
                 break
-            if self._connection is None:
-                data = self._find_preface(data)
-            if data.startswith(PREFACE):
-                self._deliver(received)
-                received = []
-                self._begin()
-            received.append(data)
+            for data in _by_host(bytes(_READ[:size])):
+                received = self._take(data, received)
         else:
             self._loop.call_soon(self._read)
         self._deliver(received)
         if absent:
             self._end()
+
+    def _take(self, data: bytes, received: list[bytes]) -> list[bytes]:
+        """Add what one host sent to what was received; deliver that if it was another's."""
+        if self._connection is None:
+            data = self._find_preface(data)
+        if data.startswith(PREFACE):
+            self._deliver(received)
+            received = []
+            self._begin()
+        received.append(data)
+        return received
 
     def _find_preface(self, data: bytes) -> bytes:
         """Return ``data``, preceded by what came before if that began a preface."""
@@ -115,7 +137,7 @@ class AgentPort:
 
     def _deliver(self, received: list[bytes]) -> None:
         if received and self._connection is not None:
-            self._connection.deliver(b"".join(received))
+            self._connection.deliver(received[0] if len(received) == 1 else b"".join(received))
 
     def _end(self) -> None:
         self._head = b""
