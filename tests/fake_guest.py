@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 import trio.testing
@@ -17,11 +17,13 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Server
 
+from boxlite._bulk import Channel, Piece, Room, Splitter, data_header, room_frame
 from boxlite._command import Command, TerminalSize
+from boxlite.guest.bridge import PREFACE
 from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._rpc.session import GuestSession, open_session
 from boxlite._scopes import open_nursery_unwrapped
-from boxlite._wire import OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
+from boxlite._wire import OUTPUT_WINDOW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,24 +53,46 @@ class Call:
     def __init__(self, stream: ExecStream, start: wire.ExecStart) -> None:
         self.stream = stream
         self.start = start
+        self.number = stream._stream.id or 0
+        self._transport = cast("_ServerTransport", stream._stream._transport)
+        self._heard: asyncio.Queue[wire.ExecRequest | Piece | Room] = asyncio.Queue()
+
+    async def play(self, script: Script) -> None:
+        """Play the guest's side of it."""
+        self._transport.listeners[self.number] = self._heard.put_nowait
+        pump = asyncio.create_task(self._pump())
+        try:
+            await script(self)
+        finally:
+            pump.cancel()
+
+    async def _pump(self) -> None:
+        while (request := await self.stream.recv_message()) is not None:
+            self._heard.put_nowait(request)
 
     async def say(self, **event: Any) -> None:  # noqa: ANN401 - one of several types
         """Send one event."""
         await self.stream.send_message(wire.ExecResponse(**event))
 
-    async def say_started(self, *, stdin_window: int = STDIN_WINDOW_BYTES) -> None:
+    async def say_started(self) -> None:
         """Say that the command runs."""
-        await self.say(started=wire.ExecStarted(pid=7, stdin_window=stdin_window))
+        await self.say(started=wire.ExecStarted(pid=7))
+
+    def write(self, channel: Channel, data: bytes) -> None:
+        """Send output."""
+        self._transport.write(data_header(self.number, channel, len(data)) + data)
+
+    def give_room(self, size: int) -> None:
+        """Give room for standard input."""
+        self._transport.write(room_frame(self.number, Channel.STDIN, size))
 
     async def say_exited(self, exit_code: int = 0, signal: int = 0) -> None:
         """Say that the command has ended."""
         await self.say(exited=wire.ExecExited(exit_code=exit_code, signal=signal))
 
-    async def hear(self) -> wire.ExecRequest:
-        """Return the next action of the host."""
-        request = await self.stream.recv_message()
-        assert request is not None
-        return request
+    async def hear(self) -> wire.ExecRequest | Piece | Room:
+        """Return what the host says or sends next; messages may come late."""
+        return await self._heard.get()
 
 
 async def cat(call: Call) -> None:
@@ -80,15 +104,15 @@ async def cat(call: Call) -> None:
             chunk = bytes(waiting[: min(room, 65_536)])
             del waiting[: len(chunk)]
             room -= len(chunk)
-            await call.say(stdout=chunk)
+            call.write(Channel.STDOUT, chunk)
             if not ending:
-                await call.say(stdin_window=len(chunk))
+                call.give_room(len(chunk))
             continue
         request = await call.hear()
-        if request.stdin is not None:
-            waiting += request.stdin
-        elif request.output_window is not None:
-            room += request.output_window.stdout
+        if isinstance(request, Piece):
+            waiting += request.data
+        elif isinstance(request, Room):
+            room += request.size
             assert room <= OUTPUT_WINDOW_BYTES
         elif request.signal is not None:
             await call.say_exited(signal=request.signal)
@@ -174,7 +198,7 @@ class FakeGuest:
         assert request.start is not None
         self.running += 1
         try:
-            await self.script(Call(stream, request.start))
+            await Call(stream, request.start).play(self.script)
         except asyncio.CancelledError:
             self.cut_off += 1
             raise
@@ -191,6 +215,8 @@ class _ServerTransport(asyncio.Transport):
         self._protocol = protocol
         self._send, self._outbox = trio.open_memory_channel[bytes](10_000)
         self._closing = False
+        self._splitter = Splitter(skip=len(PREFACE))
+        self.listeners: dict[int, Callable[[Piece | Room], None]] = {}
 
     async def run(self) -> None:
         self._protocol.connection_made(self)
@@ -198,7 +224,11 @@ class _ServerTransport(asyncio.Transport):
             nursery.start_soon(self._write)
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 while data := await self._stream.receive_some(65_536):
-                    self._protocol.data_received(bytes(data))
+                    for part in self._splitter.feed(bytes(data)):
+                        if isinstance(part, bytes):
+                            self._protocol.data_received(part)
+                        elif part.call in self.listeners:
+                            self.listeners[part.call](part)
             self._closing = True
             self._protocol.connection_lost(None)
             nursery.cancel_scope.cancel()

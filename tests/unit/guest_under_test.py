@@ -19,10 +19,13 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
-from grpclib.client import Channel
+from grpclib.client import Channel, Handler
 from grpclib.const import Cardinality
+from grpclib.protocol import H2Protocol
 
+from boxlite import _bulk as bulk
 from boxlite._rpc._generated.boxlite import v1 as wire
+from boxlite._wire import STDIN_WINDOW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -38,6 +41,27 @@ NONCE: Final = "0123456789abcdef" * 2
 MACHINE_ID: Final = "fedcba9876543210" * 2
 PLENTY: Final = 1 << 30
 ENVIRONMENT: Final = {b"PATH": b"/usr/bin:/bin"}
+
+
+class _Protocol(H2Protocol):
+    """A client's connection whose bulk frames go to those who listen."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.splitter = bulk.Splitter()
+        self.listeners: dict[int, Callable[[bulk.Piece | bulk.Room], None]] = {}
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        for part in self.splitter.feed(data):
+            if isinstance(part, bytes):
+                super().data_received(part)
+            elif part.call in self.listeners:
+                self.listeners[part.call](part)
+
+
+class _Channel(Channel):
+    def _protocol_factory(self) -> H2Protocol:
+        return _Protocol(Handler(), self._config, self._h2_config)
 
 
 class AgentUnderTest:
@@ -91,7 +115,7 @@ class AgentUnderTest:
 
     def connect(self) -> Channel:
         """Return a new connection."""
-        return Channel(path=self._path)
+        return _Channel(path=self._path)
 
     def open_descriptors(self) -> int:
         """Count the agent's open descriptors."""
@@ -185,9 +209,17 @@ class Call:
     """The host's side of one execution."""
 
     def __init__(self, stream: Stream[wire.ExecRequest, wire.ExecResponse]) -> None:
+        assert stream._stream.id is not None
         self._stream = stream
+        self._number = stream._stream.id
+        self._transport = stream._stream._transport
+        self._news = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+        protocol = self._transport.get_protocol()
+        assert isinstance(protocol, _Protocol)
+        protocol.listeners[self._number] = self._hear
         self.pid = 0
-        self.stdin_window = 0
+        self.stdin_window = STDIN_WINDOW_BYTES
         self.stdout = b""
         self.stderr = b""
         self.refused: wire.ExecRefused | None = None
@@ -197,10 +229,14 @@ class Call:
         """Send one message."""
         await self._stream.send_message(request)
 
-    async def stdin(self, data: bytes) -> None:
+    def send_data(self, channel: bulk.Channel, data: bytes) -> None:
+        """Send one frame of data."""
+        self._transport.write(bulk.data_header(self._number, channel, len(data)) + data)
+
+    def stdin(self, data: bytes) -> None:
         """Send one piece of stdin."""
         self.stdin_window -= len(data)
-        await self.send(wire.ExecRequest(stdin=data))
+        self.send_data(bulk.Channel.STDIN, data)
 
     async def stdin_end(self) -> None:
         """Say that there is no more stdin."""
@@ -210,36 +246,60 @@ class Call:
         """Send a signal to the command's process group."""
         await self.send(wire.ExecRequest(signal=number))
 
-    async def grant(self, *, stdout: int = 0, stderr: int = 0) -> None:
-        """Give more room for output."""
-        window = wire.OutputWindow(stdout=stdout, stderr=stderr)
-        await self.send(wire.ExecRequest(output_window=window))
+    def grant(self, channel: bulk.Channel, size: int) -> None:
+        """Give more room."""
+        self._transport.write(bulk.room_frame(self._number, channel, size))
+
+    def _hear(self, frame: bulk.Piece | bulk.Room) -> None:
+        assert self.exited is None, "a frame after ExecExited"
+        match frame:
+            case bulk.Room():
+                assert frame.channel is bulk.Channel.STDIN
+                self.stdin_window += frame.size
+            case bulk.Piece(channel=bulk.Channel.STDOUT):
+                self.stdout += frame.data
+            case bulk.Piece():
+                assert frame.channel is bulk.Channel.STDERR
+                self.stderr += frame.data
+        self._news.set()
+
+    async def _receive(self) -> None:
+        try:
+            while (message := await self._stream.recv_message()) is not None:
+                assert self.exited is None, "a message after ExecExited"
+                assert self.refused is None, "a message after ExecRefused"
+                if message.started is not None:
+                    assert not self.pid
+                    self.pid = message.started.pid
+                elif message.refused is not None:
+                    self.refused = message.refused
+                else:
+                    assert self.pid, "ExecExited before ExecStarted"
+                    self.exited = message.exited
+                self._news.set()
+        finally:
+            self._news.set()
 
     async def next(self) -> bool:
-        """Take one message; false when the guest has ended the stream."""
-        message = await self._stream.recv_message()
-        if message is None:
+        """Wait for a message or a frame; false when the guest has ended the stream."""
+        if self._pump is None:
+            self._pump = asyncio.create_task(self._receive())
+        await self._news.wait()
+        if self._pump.done():
+            self._pump.result()
             return False
-        assert self.exited is None, "a message after ExecExited"
-        assert self.refused is None, "a message after ExecRefused"
-        if message.started is not None:
-            assert not self.pid
-            self.pid = message.started.pid
-            self.stdin_window = message.started.stdin_window
-        elif message.refused is not None:
-            self.refused = message.refused
-        else:
-            assert self.pid, "a message before ExecStarted"
-            self.stdin_window += message.stdin_window or 0
-            self.stdout += message.stdout or b""
-            self.stderr += message.stderr or b""
-            self.exited = message.exited
+        self._news.clear()
         return True
+
+    def close(self) -> None:
+        """Take nothing more."""
+        if self._pump is not None:
+            self._pump.cancel()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Take messages until something holds."""
         while not condition():
-            assert await self.next(), "the stream ended early"
+            assert await self.next() or condition(), "the stream ended early"
 
     async def finish(self) -> tuple[int, bytes, bytes]:
         """Take everything; return the exit code (or minus the signal), stdout and stderr."""
@@ -270,10 +330,13 @@ async def execution(channel: Channel, request: wire.ExecRequest) -> AsyncIterato
         wire.ExecResponse,
     )
     async with stream:
+        await stream.send_request()
+        call = Call(stream)
         await stream.send_message(request)
         try:
-            yield Call(stream)
+            yield call
         finally:
+            call.close()
             if not stream._end_done and stream._stream.closable:
                 await stream.cancel()
 

@@ -24,7 +24,8 @@ from guest_under_test import (
 )
 
 from boxlite._rpc._generated.boxlite import v1 as wire
-from boxlite._wire import CHUNK_BYTES, STDIN_WINDOW_BYTES
+from boxlite._bulk import DATA_BYTES, Channel
+from boxlite._wire import STDIN_WINDOW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,13 +95,13 @@ def test_large_output_arrives_whole_and_in_chunks(agent: AgentUnderTest) -> None
 
 
 def test_no_chunk_is_larger_than_agreed(agent: AgentUnderTest) -> None:
-    """A message carries at most CHUNK_BYTES of output."""
+    """A message carries at most DATA_BYTES of output."""
 
     async def scenario(channel: Channel) -> None:
         async with execution(channel, start_request("head", "-c", "1000000", "/dev/zero")) as call:
             before = 0
             while await call.next():
-                assert len(call.stdout) - before <= CHUNK_BYTES
+                assert len(call.stdout) - before <= DATA_BYTES
                 before = len(call.stdout)
             await call.end()
             assert before == 1_000_000
@@ -120,7 +121,7 @@ def test_a_used_up_window_stops_its_stream_and_no_other(agent: AgentUnderTest) -
             await call.until(lambda: len(call.stdout) >= 1000)
             assert len(call.stdout) == 1000
             assert (await ping(channel)).executions == 1
-            await call.grant(stdout=49_000)
+            call.grant(Channel.STDOUT, 49_000)
             assert await call.finish() == (0, bytes(50_000), b"done\n")
 
     agent.run(scenario)
@@ -146,13 +147,13 @@ def test_stdin_goes_through_a_command_larger_than_all_windows(agent: AgentUnderT
             await call.until(lambda: call.pid != 0)
             sent = granted = 0
             while len(call.stdout) < len(data):
-                size = min(CHUNK_BYTES, call.stdin_window, len(data) - sent)
+                size = min(DATA_BYTES, call.stdin_window, len(data) - sent)
                 if size:
-                    await call.stdin(data[sent : sent + size])
+                    call.stdin(data[sent : sent + size])
                     sent += size
                 else:
                     assert await call.next()
-                    await call.grant(stdout=len(call.stdout) - granted)
+                    call.grant(Channel.STDOUT, len(call.stdout) - granted)
                     granted = len(call.stdout)
             await call.stdin_end()
             assert await call.finish() == (0, data, b"")
@@ -169,9 +170,9 @@ def test_stdin_that_nobody_reads_is_bounded(agent: AgentUnderTest) -> None:
             await call.until(lambda: call.pid != 0)
             assert call.stdin_window == STDIN_WINDOW_BYTES
             watches.append(ProcessWatch(call.pid))
-            pieces = STDIN_WINDOW_BYTES // CHUNK_BYTES
+            pieces = STDIN_WINDOW_BYTES // DATA_BYTES
             for _ in range(pieces + 2):  # The pipe takes one piece, and it is granted again.
-                await call.stdin(bytes(CHUNK_BYTES))
+                call.stdin(bytes(DATA_BYTES))
             await call.exhaust()
 
     with pytest.raises(GRPCError, match="not granted") as caught:
@@ -188,8 +189,8 @@ def test_a_command_that_closes_its_stdin_is_not_disturbed(agent: AgentUnderTest)
         async with execution(channel, start_request("sh", "-c", script)) as call:
             await line(call)
             for _ in range(12):
-                await call.until(lambda: call.stdin_window >= CHUNK_BYTES)
-                await call.stdin(bytes(CHUNK_BYTES))
+                await call.until(lambda: call.stdin_window >= DATA_BYTES)
+                call.stdin(bytes(DATA_BYTES))
             await call.signal(signal.SIGTERM)
             assert await call.finish() == (-signal.SIGTERM, b"closed\n", b"")
 
@@ -201,7 +202,7 @@ def test_the_end_of_stdin_reaches_the_command(agent: AgentUnderTest) -> None:
 
     async def scenario(channel: Channel) -> None:
         async with execution(channel, start_request("wc", "-c")) as call:
-            await call.stdin(b"12345")
+            call.stdin(b"12345")
             await call.stdin_end()
             code, out, _err = await call.finish()
             assert (code, out.strip()) == (0, b"5")
@@ -232,7 +233,7 @@ def test_a_signal_reaches_the_whole_process_group(agent: AgentUnderTest) -> None
         (wire.ExecRequest(signal=0), "the signal 0"),
         (wire.ExecRequest(signal=65), "the signal 65"),
         (wire.ExecRequest(stdin=b""), "0 bytes of stdin"),
-        (wire.ExecRequest(stdin=bytes(CHUNK_BYTES + 1)), "65537 bytes of stdin"),
+        (wire.ExecRequest(stdin=bytes(DATA_BYTES + 1)), "65537 bytes of stdin"),
         (wire.ExecRequest(resize=wire.TerminalSize(rows=0, columns=80)), "0 rows and 80 columns"),
         (wire.ExecRequest(), "empty message"),
         (start_request("true"), "second start"),
@@ -327,7 +328,7 @@ def test_output_before_the_exit_survives_a_held_stream_and_a_used_up_window(
             leader = ProcessWatch(call.pid)
             await asyncio.get_running_loop().run_in_executor(None, leader.wait)
             assert (await ping(channel)).executions == 1
-            await call.grant(stdout=PLENTY)
+            call.grant(Channel.STDOUT, PLENTY)
             code, out, _err = await call.finish()
             assert (code, len(out)) == (0, 30_000)
             orphan.kill()
@@ -433,7 +434,7 @@ def test_the_end_of_stdin_reaches_a_command_with_a_terminal(agent: AgentUnderTes
         request = start_request("sh", "-c", "stty -echo; echo ready; cat; echo end", terminal=size)
         async with execution(channel, request) as call:
             await line(call)
-            await call.stdin(b"hello\n")
+            call.stdin(b"hello\n")
             await call.stdin_end()
             code, out, _err = await call.finish()
             assert (code, out.split()) == (0, [b"ready", b"hello", b"end"])
@@ -452,7 +453,7 @@ def test_fifty_executions_run_side_by_side(agent: AgentUnderTest) -> None:
             request = start_request("sh", "-c", f"read x; echo $x {number}; exit {number}")
             async with execution(channel, request) as call:
                 await call.until(lambda: call.pid != 0)
-                await call.stdin(b"got\n")
+                call.stdin(b"got\n")
                 assert await call.finish() == (number, b"got %d\n" % number, b"")
 
         await asyncio.gather(*(one(number) for number in range(50)))

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from boxlite._bulk import DATA_BYTES, Channel
 from boxlite._errors import ExecStartError, GuestLostError, GuestProtocolError
 from boxlite._rpc.conversation import ACTIONS, Conversation, Inbox, Phase
 from boxlite._rpc.convert import (
     ExecExited,
     ExecRefused,
     ExecStarted,
-    Grant,
-    Output,
     Refusal,
     Signal,
-    Stdin,
-    StdinWindow,
 )
-from boxlite._wire import CHUNK_BYTES, OUTPUT_WINDOW_BYTES
+from boxlite._wire import OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
 
 
-def running(stdin_window: int = 100) -> Conversation:
+def running() -> Conversation:
     """Return a conversation about a command that runs."""
     talk = Conversation()
-    talk.hear(ExecStarted(7, stdin_window))
+    talk.hear(ExecStarted(7))
     return talk
 
 
@@ -69,13 +66,13 @@ def test_nothing_is_said_before_the_start_or_after_the_exit() -> None:
     """There is nobody to say it to."""
     talk = Conversation()
     assert not talk.can_say
-    talk.hear(ExecStarted(7, 10))
+    talk.hear(ExecStarted(7))
     talk.say(Signal(1))
     talk.hear(ExecExited(0, 0))
 
     assert not talk.can_say
     assert talk.next_action() is None
-    assert talk.say_stdin(memoryview(b"x")) == 0
+    assert talk.claim_stdin(1) == 0
 
 
 def test_the_queue_is_bounded() -> None:
@@ -86,40 +83,60 @@ def test_the_queue_is_bounded() -> None:
         talk.say(Signal(number + 1))
 
     assert not talk.can_say
-    assert talk.say_stdin(memoryview(b"x")) == 0
     assert talk.next_action() == Signal(1)
     assert talk.can_say
 
 
-def test_stdin_is_cut_to_the_window_and_to_chunks() -> None:
-    """The window shrinks by what is queued and grows by what is granted."""
-    talk = running(stdin_window=CHUNK_BYTES + 2)
-    data = memoryview(bytes(2 * CHUNK_BYTES))
-    assert talk.say_stdin(data) == CHUNK_BYTES
-    assert talk.say_stdin(data) == 2
-    assert talk.say_stdin(data) == 0
-    talk.hear(StdinWindow(5))
-
-    assert talk.say_stdin(data) == 5
-    assert talk.next_action() == Stdin(bytes(CHUNK_BYTES))
-    assert talk.next_action() == Stdin(bytes(2))
-
-
-def test_room_is_granted_in_large_pieces_and_before_anything_else() -> None:
-    """Half a window at a time: one message for several that it pays for."""
+def test_stdin_is_cut_to_the_window_and_to_frames() -> None:
+    """The window shrinks by what is claimed and grows by what is granted."""
     talk = running()
-    talk.say(Signal(1))
-    for _ in range(OUTPUT_WINDOW_BYTES // CHUNK_BYTES):
-        talk.hear(Output("stdout", bytes(CHUNK_BYTES)))
-    talk.hear(Output("stderr", b"abc"))
-    assert talk.inboxes["stdout"].take(OUTPUT_WINDOW_BYTES // 2 - 1) != b""
-    assert talk.inboxes["stderr"].take(2) == b"ab"
-    assert talk.next_action() == Signal(1)
-    assert talk.next_action() is None
-    assert talk.inboxes["stdout"].take(1) == b"\0"
+    claimed = 0
+    while size := talk.claim_stdin(2 * STDIN_WINDOW_BYTES):
+        assert size <= DATA_BYTES
+        claimed += size
+    talk.hear_room(Channel.STDIN, 5)
 
-    assert talk.next_action() == Grant(OUTPUT_WINDOW_BYTES // 2, 2)
-    assert talk.next_action() is None
+    assert claimed == STDIN_WINDOW_BYTES
+    assert talk.claim_stdin(7) == 5
+
+
+def test_room_is_granted_in_large_pieces() -> None:
+    """A quarter of a window at a time: one frame for several that it pays for."""
+    talk = running()
+    inbox = talk.inboxes[Channel.STDOUT]
+    talk.hear_data(Channel.STDOUT, bytes(OUTPUT_WINDOW_BYTES))
+    assert inbox.take(OUTPUT_WINDOW_BYTES // 4 - 1) != b""
+    assert not inbox.grant_due
+    assert inbox.take(1) == b"\0"
+
+    assert inbox.grant_due
+    assert inbox.grant() == OUTPUT_WINDOW_BYTES // 4
+    assert not inbox.grant_due
+
+
+def test_output_may_be_heard_before_the_start() -> None:
+    """Which was sent first and takes longer to get here; a refusal after it is still one."""
+    talk = Conversation()
+    talk.hear_data(Channel.STDERR, b"abc")
+    talk.hear(ExecStarted(7))
+
+    assert talk.inboxes[Channel.STDERR].take(9) == b"abc"
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_what_the_guest_only_gets_or_sends_is_no_two_ways(over: bool) -> None:  # noqa: FBT001
+    """And nothing of either after its last word."""
+    talk = running()
+    if over:
+        talk.hear(ExecExited(0, 0))
+        with pytest.raises(GuestProtocolError, match="1 bytes of output .* last word"):
+            talk.hear_data(Channel.STDOUT, b"x")
+        with pytest.raises(GuestProtocolError, match="room for standard input .* last word"):
+            talk.hear_room(Channel.STDIN, 1)
+    with pytest.raises(GuestProtocolError, match="which it only gets"):
+        talk.hear_data(Channel.STDIN, b"x")
+    with pytest.raises(GuestProtocolError, match="which it only sends"):
+        talk.hear_room(Channel.STDERR, 1)
 
 
 def test_an_inbox_never_holds_more_than_its_window() -> None:

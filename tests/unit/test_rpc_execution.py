@@ -12,6 +12,7 @@ import trio.testing
 from fake_guest import Call, cat, command, connected, true
 from grpclib.const import Status
 
+from boxlite._bulk import Channel, Piece, Room
 from boxlite._command import TerminalSize
 from boxlite._errors import (
     ExecStartError,
@@ -24,7 +25,7 @@ from boxlite._errors import (
 from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._rpc.convert import ExecExited
 from boxlite._rpc.execution import END_SECONDS, START_SECONDS, RawExecution
-from boxlite._wire import CHUNK_BYTES, MAX_MESSAGE_BYTES, OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
+from boxlite._wire import MAX_MESSAGE_BYTES, OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 async def read_all(raw: RawExecution) -> bytes:
     """Return what comes on stdout until the end."""
     data = bytearray()
-    while chunk := await raw.receive("stdout"):
+    while chunk := await raw.receive(Channel.STDOUT):
         data += chunk
     return bytes(data)
 
@@ -47,8 +48,8 @@ async def test_a_command_starts_and_exits() -> None:
         async with session.execute(command()) as raw:
             assert await raw.wait_started() == 7
             assert await raw.wait() == ExecExited(0, 0)
-            assert await raw.receive("stdout") == b""
-            assert await raw.receive("stderr") == b""
+            assert await raw.receive(Channel.STDOUT) == b""
+            assert await raw.receive(Channel.STDERR) == b""
 
         assert guest.cut_off == 0
         assert session.open_calls == 0
@@ -110,7 +111,7 @@ async def test_send_stdin_waits_when_nobody_reads_the_output() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(raw.send_stdin, bytes(8 * STDIN_WINDOW_BYTES))
                 await trio.testing.wait_all_tasks_blocked()
-                held = len(raw._talk.inboxes["stdout"])
+                held = len(raw._talk.inboxes[Channel.STDOUT])
                 scope.cancel()
 
         assert held == OUTPUT_WINDOW_BYTES
@@ -122,19 +123,19 @@ async def test_output_is_there_after_the_exit() -> None:
 
     async def script(call: Call) -> None:
         await call.say_started()
-        await call.say(stdout=b"out")
-        await call.say(stderr=b"err")
+        call.write(Channel.STDOUT, b"out")
+        call.write(Channel.STDERR, b"err")
         await call.say_exited(3)
 
     async with connected() as (session, guest):
         guest.script = script
         async with session.execute(command()) as raw:
             assert await raw.wait() == ExecExited(3, 0)
-            assert await raw.receive("stdout", 2) == b"ou"
-            assert await raw.receive("stdout") == b"t"
-            assert await raw.receive("stdout") == b""
-            assert await raw.receive("stderr") == b"err"
-            assert await raw.receive("stderr") == b""
+            assert await raw.receive(Channel.STDOUT, 2) == b"ou"
+            assert await raw.receive(Channel.STDOUT) == b"t"
+            assert await raw.receive(Channel.STDOUT) == b""
+            assert await raw.receive(Channel.STDERR) == b"err"
+            assert await raw.receive(Channel.STDERR) == b""
 
 
 async def test_a_stream_that_nobody_reads_does_not_hold_up_the_other() -> None:
@@ -142,22 +143,24 @@ async def test_a_stream_that_nobody_reads_does_not_hold_up_the_other() -> None:
 
     async def script(call: Call) -> None:
         await call.say_started()
-        for _ in range(OUTPUT_WINDOW_BYTES // CHUNK_BYTES):
-            await call.say(stdout=bytes(CHUNK_BYTES))
+        for _ in range(2):
+            call.write(Channel.STDOUT, bytes(OUTPUT_WINDOW_BYTES // 2))
         for _ in range(3):
-            await call.say(stderr=b"e" * (OUTPUT_WINDOW_BYTES // 4))
-            await call.say(stderr=b"e" * (OUTPUT_WINDOW_BYTES // 4))
-            granted = await call.hear()
-            assert granted.output_window is not None
-            assert granted.output_window.stderr >= OUTPUT_WINDOW_BYTES // 2
-            assert granted.output_window.stdout == 0
+            call.write(Channel.STDERR, b"e" * (OUTPUT_WINDOW_BYTES // 4))
+            call.write(Channel.STDERR, b"e" * (OUTPUT_WINDOW_BYTES // 4))
+            granted = 0
+            while granted < OUTPUT_WINDOW_BYTES // 2:
+                heard = await call.hear()
+                assert isinstance(heard, Room)
+                assert heard.channel is Channel.STDERR
+                granted += heard.size
         await call.say_exited()
 
     async with connected() as (session, guest):
         guest.script = script
         async with session.execute(command()) as raw:
             total = 0
-            while data := await raw.receive("stderr"):
+            while data := await raw.receive(Channel.STDERR):
                 total += len(data)
 
     assert total == 3 * OUTPUT_WINDOW_BYTES // 2
@@ -165,16 +168,20 @@ async def test_a_stream_that_nobody_reads_does_not_hold_up_the_other() -> None:
 
 async def test_actions_arrive_in_the_order_in_which_they_were_taken() -> None:
     """A signal after some input is a signal after that input."""
-    heard: list[wire.ExecRequest] = []
+    heard: list[wire.ExecRequest | bytes] = []
 
     async def script(call: Call) -> None:
         await call.say_started()
-        heard.extend([await call.hear() for _ in range(5)])
+        while len(heard) < 5:
+            said = await call.hear()
+            assert not isinstance(said, Room)
+            heard.append(bytes(said.data) if isinstance(said, Piece) else said)
         await call.say_exited(signal=15)
 
     async with connected() as (session, guest):
         guest.script = script
         async with session.execute(command()) as raw:
+            await raw.wait_started()
             await raw.send_stdin(b"a")
             await raw.resize(5, 6)
             await raw.send_stdin(memoryview(b"b"))
@@ -182,13 +189,13 @@ async def test_actions_arrive_in_the_order_in_which_they_were_taken() -> None:
             await raw.send_signal(15)
             assert await raw.wait() == ExecExited(0, 15)
 
-    assert heard == [
-        wire.ExecRequest(stdin=b"a"),
+    assert heard.index(b"a") < heard.index(b"b")
+    assert [said for said in heard if not isinstance(said, bytes)] == [
         wire.ExecRequest(resize=wire.TerminalSize(rows=5, columns=6)),
-        wire.ExecRequest(stdin=b"b"),
         wire.ExecRequest(stdin_end=wire.StdinEnd()),
         wire.ExecRequest(signal=15),
     ]
+    assert heard.index(b"b") < heard.index(wire.ExecRequest(stdin_end=wire.StdinEnd()))
 
 
 async def test_after_the_exit_input_is_refused_and_the_rest_is_ignored() -> None:
@@ -208,7 +215,7 @@ async def test_input_that_waits_for_room_learns_of_the_exit() -> None:
     """A command that never reads may still end."""
 
     async def script(call: Call) -> None:
-        await call.say_started(stdin_window=1)
+        await call.say_started()
         await call.hear()
         await call.say_exited()
 
@@ -216,7 +223,7 @@ async def test_input_that_waits_for_room_learns_of_the_exit() -> None:
         guest.script = script
         async with session.execute(command()) as raw:
             with pytest.raises(trio.BrokenResourceError):
-                await raw.send_stdin(b"xyz")
+                await raw.send_stdin(bytes(STDIN_WINDOW_BYTES + 1))
 
 
 async def test_input_after_its_end_is_the_callers_mistake() -> None:
@@ -235,10 +242,10 @@ async def test_two_tasks_cannot_share_a_direction() -> None:
         session.execute(command()) as raw,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(raw.receive, "stdout")
+        nursery.start_soon(raw.receive, Channel.STDOUT)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(trio.BusyResourceError, match="stdout"):
-            await raw.receive("stdout")
+            await raw.receive(Channel.STDOUT)
         nursery.cancel_scope.cancel()
 
 
@@ -333,7 +340,7 @@ async def test_a_running_command_has_no_deadline(autojump_clock: trio.testing.Mo
         await trio.sleep(day)
         await raw.send_stdin(b"still there?")
 
-        assert await raw.receive("stdout") == b"still there?"
+        assert await raw.receive(Channel.STDOUT) == b"still there?"
 
 
 async def test_an_agent_that_fails_is_told_as_such() -> None:
@@ -341,13 +348,13 @@ async def test_an_agent_that_fails_is_told_as_such() -> None:
 
     async def script(call: Call) -> None:
         await call.say_started()
-        await call.say(stdout=b"last words")
+        call.write(Channel.STDOUT, b"last words")
         await call.stream.send_trailing_metadata(status=Status.INTERNAL, status_message="x")
 
     async with connected() as (session, guest):
         guest.script = script
         async with session.execute(command()) as raw:
-            assert await raw.receive("stdout") == b"last words"
+            assert await raw.receive(Channel.STDOUT) == b"last words"
             with pytest.raises(GuestFailedError, match="INTERNAL") as caught:
                 await raw.wait()
 
@@ -361,10 +368,10 @@ async def test_a_lost_guest_is_told_by_every_method() -> None:
         await raw.send_stdin(b"echo")
         await trio.testing.wait_all_tasks_blocked()
         session._link.channel._transport.close()
-        assert await raw.receive("stdout") == b"echo"
+        assert await raw.receive(Channel.STDOUT) == b"echo"
         for use in (
             raw.wait,
-            lambda: raw.receive("stdout"),
+            lambda: raw.receive(Channel.STDOUT),
             lambda: raw.send_stdin(b"x"),
             lambda: raw.send_signal(9),
             raw.close_stdin,
@@ -380,7 +387,7 @@ async def test_a_lost_guest_is_told_by_every_method() -> None:
         ("signal", lambda raw: raw.send_signal(65)),
         ("rows", lambda raw: raw.resize(0, 1)),
         ("columns", lambda raw: raw.resize(1, 65_536)),
-        ("max_bytes", lambda raw: raw.receive("stdout", 0)),
+        ("max_bytes", lambda raw: raw.receive(Channel.STDOUT, 0)),
     ],
 )
 async def test_a_bad_argument_is_named(

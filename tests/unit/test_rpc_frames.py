@@ -18,6 +18,7 @@ from hostile_guest import (
     frame,
 )
 
+from boxlite._bulk import Splitter
 from boxlite._errors import GuestProtocolError
 from boxlite._rpc.frames import (
     CONTINUATIONS,
@@ -29,6 +30,11 @@ from boxlite._rpc.frames import (
 )
 
 HELLO = frame(SETTINGS)
+
+
+def guarded(data: bytes) -> list[object]:
+    """Return what a splitter yields whose frames are guarded."""
+    return list(Splitter(FrameGuard().check).feed(data))
 
 
 def an_ordinary_conversation() -> bytes:
@@ -51,24 +57,26 @@ def an_ordinary_conversation() -> bytes:
 def test_an_ordinary_server_passes_in_any_pieces(step: int) -> None:
     """The guard keeps no more than one frame header between two pieces."""
     data = an_ordinary_conversation()
-    guard = FrameGuard()
+    splitter = Splitter(FrameGuard().check)
+    parts: list[object] = []
     for at in range(0, len(data), step):
-        guard.feed(data[at : at + step])
+        parts += splitter.feed(data[at : at + step])
 
-        assert len(guard._header) < 9
+        assert len(splitter._held) < 9
+    assert b"".join(part for part in parts if isinstance(part, bytes)) == data
 
 
 @pytest.mark.parametrize("step", [1, 9, 1000])
 def test_a_bad_frame_is_refused_at_its_header(step: int) -> None:
     """Not a byte of its payload is waited for."""
     data = HELLO + (FRAME_BYTES + 1).to_bytes(3, "big") + bytes([DATA, 0]) + b"\0\0\0\x01"
-    guard = FrameGuard()
+    splitter = Splitter(FrameGuard().check)
     pieces = [data[at : at + step] for at in range(0, len(data), step)]
     for piece in pieces[:-1]:
-        guard.feed(piece)
+        list(splitter.feed(piece))
 
     with pytest.raises(GuestProtocolError, match=r"\(DATA\) of 16385 bytes"):
-        guard.feed(pieces[-1])
+        list(splitter.feed(pieces[-1]))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +93,7 @@ def test_a_bad_frame_is_refused_at_its_header(step: int) -> None:
 )
 def test_every_limit_allows_what_it_says(allowed: bytes) -> None:
     """One less than too much is fine."""
-    FrameGuard().feed(HELLO + allowed)
+    assert guarded(HELLO + allowed)
 
 
 @pytest.mark.parametrize(
@@ -102,4 +110,4 @@ def test_every_limit_allows_what_it_says(allowed: bytes) -> None:
 def test_every_limit_refuses_one_more(refused: bytes, words: str) -> None:
     """And the message names what was sent."""
     with pytest.raises(GuestProtocolError, match=words):
-        FrameGuard().feed(HELLO + refused)
+        guarded(HELLO + refused)

@@ -166,7 +166,7 @@ async def test_calls_that_outlive_their_session_end_with_it() -> None:
     async with trio.open_nursery() as nursery:
         async with unanswered() as (session, _):
             raw = await nursery.start(_hold_execution, session)
-            for use in (session.ping, raw.wait, raw.wait_started, lambda: raw.receive("stdout")):
+            for use in (session.ping, raw.wait, raw.wait_started, lambda: raw.receive(Channel.STDOUT)):
                 nursery.start_soon(call, use)
             await trio.testing.wait_all_tasks_blocked()
         await trio.testing.wait_all_tasks_blocked()

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from hostile_guest import PING, SETTINGS, frame
 
+from boxlite._bulk import Piece, Room
 from boxlite._errors import BoxliteError, GuestLostError, GuestProtocolError
 from boxlite._rpc.lost import Lost
 from boxlite._rpc.transport import DRAIN_SECONDS, PAUSE_BYTES, UNSENT_BYTES, StreamTransport
@@ -37,6 +38,9 @@ class _Recorder(asyncio.Protocol):
         if self.error is not None:
             raise self.error
         self.received += data
+
+    def bulk_received(self, frame: Piece | Room) -> None:
+        self.told.append(f"bulk {frame.call}")
 
     def pause_writing(self) -> None:
         self.told.append("pause")
