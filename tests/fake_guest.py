@@ -19,11 +19,11 @@ from grpclib.server import Server
 
 from boxlite._bulk import Channel, Piece, Room, Splitter, data_header, room_frame
 from boxlite._command import Command, TerminalSize
-from boxlite.guest.bridge import PREFACE
 from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._rpc.session import GuestSession, open_session
 from boxlite._scopes import open_nursery_unwrapped
 from boxlite._wire import OUTPUT_WINDOW_BYTES
+from boxlite.guest.bridge import PREFACE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

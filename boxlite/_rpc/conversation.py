@@ -157,6 +157,8 @@ class Conversation:
         if channel is not Channel.STDIN:
             raise GuestProtocolError("the guest gave room for output, which it only sends")
         self._require("room for standard input", Phase.STARTING, Phase.RUNNING)
+        if not size:
+            raise GuestProtocolError("the guest gave 0 bytes of room for standard input")
         if self.stdin_room + size > STDIN_WINDOW_BYTES:
             raise GuestProtocolError(
                 f"the guest opened the window of standard input by {size} bytes to"

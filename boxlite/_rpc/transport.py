@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .lost import Lost
 
 READ_BYTES: Final = 1 << 18
+#: Frames of one read before others get their turn: some milliseconds of work.
+PARTS_PER_TURN: Final = 500
 #: Unsent bytes above which calls have to wait before they write more, and
 #: below which they go on.
 PAUSE_BYTES: Final = 1 << 18
@@ -96,11 +98,13 @@ class StreamTransport(asyncio.Transport):
         assert self._protocol is not None
         try:
             while data := await self._stream.receive_some(READ_BYTES):
-                for part in self._splitter.feed(bytes(data)):
+                for number, part in enumerate(self._splitter.feed(bytes(data)), start=1):
                     if isinstance(part, bytes):
                         self._protocol.data_received(part)
                     else:
                         self._protocol.bulk_received(part)
+                    if not number % PARTS_PER_TURN:
+                        await trio.lowlevel.checkpoint()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._broke(error)
         except BoxliteError as error:

@@ -31,6 +31,8 @@ from hostile_guest import (
 )
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from boxlite import _bulk as bulk
+from boxlite._bulk import DATA_BYTES, Channel, data_header, room_frame
 from boxlite._errors import (
     BoxliteError,
     GuestError,
@@ -42,7 +44,7 @@ from boxlite._errors import (
 from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._rpc.channel import CONNECTION_WINDOW_BYTES
 from boxlite._rpc.frames import IDLE_FRAMES
-from boxlite._wire import CHUNK_BYTES, MAX_MESSAGE_BYTES, OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
+from boxlite._wire import MAX_MESSAGE_BYTES, OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
     Attack = Callable[[HostileGuest], Awaitable[object]]
 
-STARTED = wire.ExecResponse(started=wire.ExecStarted(pid=7, stdin_window=10))
+STARTED = wire.ExecResponse(started=wire.ExecStarted(pid=7))
 EXITED = wire.ExecResponse(exited=wire.ExecExited(exit_code=0, signal=0))
 
 
@@ -60,9 +62,9 @@ def said(*events: wire.ExecResponse) -> bytes:
     return b"".join(message(bytes(event)) for event in events)
 
 
-def stdout(size: int) -> wire.ExecResponse:
-    """Return some output."""
-    return wire.ExecResponse(stdout=bytes(size))
+def stdout(call: int, size: int) -> bytes:
+    """Return a bulk frame of output."""
+    return data_header(call, Channel.STDOUT, size) + bytes(size)
 
 
 async def ended_without_status(guest: HostileGuest) -> None:
@@ -308,23 +310,17 @@ BY_EVENTS: dict[str, tuple[bytes, type[BoxliteError], str]] = {
     "no event": (said(wire.ExecResponse()), GuestProtocolError, "no event that is known"),
     "an unknown event": (message(b"\x7a\x01x"), GuestProtocolError, "unknown field 15"),
     "two events": (
-        said(STARTED, wire.ExecResponse(stdout=b"x", stdin_window=1)),
+        message(bytes(STARTED) + bytes(EXITED)),
         GuestProtocolError,
         "more than one event",
     ),
     "an event twice": (
-        said(STARTED) + message(bytes(stdout(1)) * 2),
+        said(STARTED) + message(bytes(EXITED) * 2),
         GuestProtocolError,
         "more than one event",
     ),
     "an event of another type": (message(b"\x18\x01"), GuestProtocolError, "wire type 0"),
-    "output before the start": (said(stdout(1)), GuestProtocolError, "Output .* starting"),
     "exit before the start": (said(EXITED), GuestProtocolError, "ExecExited .* starting"),
-    "room before the start": (
-        said(wire.ExecResponse(stdin_window=1)),
-        GuestProtocolError,
-        "StdinWindow .* starting",
-    ),
     "started twice": (said(STARTED, STARTED), GuestProtocolError, "ExecStarted .* running"),
     "refused after the start": (
         said(
@@ -353,37 +349,12 @@ BY_EVENTS: dict[str, tuple[bytes, type[BoxliteError], str]] = {
         GuestProtocolError,
         "detail has 5000",
     ),
-    "output after the exit": (said(STARTED, EXITED, stdout(1)), GuestProtocolError, "last word"),
     "exited twice": (said(STARTED, EXITED, EXITED), GuestProtocolError, "last word"),
     "no exit": (said(STARTED), GuestProtocolError, "command that was running"),
-    "empty output": (said(STARTED, stdout(0)), GuestProtocolError, "data has 0"),
-    "a chunk too large": (
-        said(STARTED, stdout(CHUNK_BYTES + 1)),
-        GuestProtocolError,
-        "data has 65537",
-    ),
-    "more than the window": (
-        said(STARTED, *[stdout(CHUNK_BYTES)] * (OUTPUT_WINDOW_BYTES // CHUNK_BYTES), stdout(1)),
-        GuestProtocolError,
-        "1 bytes of output where it may send 0",
-    ),
     "process id 0": (
-        said(wire.ExecResponse(started=wire.ExecStarted(stdin_window=1))),
+        said(wire.ExecResponse(started=wire.ExecStarted())),
         GuestProtocolError,
         "pid is 0",
-    ),
-    "a window too large": (
-        said(wire.ExecResponse(started=wire.ExecStarted(pid=1, stdin_window=1 << 31))),
-        GuestProtocolError,
-        "stdin_window is 2147483648",
-    ),
-    "windows that add up": (
-        said(
-            wire.ExecResponse(started=wire.ExecStarted(pid=1, stdin_window=1)),
-            wire.ExecResponse(stdin_window=STDIN_WINDOW_BYTES),
-        ),
-        GuestProtocolError,
-        "window of standard input",
     ),
     "exit code 256": (
         said(STARTED, wire.ExecResponse(exited=wire.ExecExited(exit_code=256))),
@@ -396,6 +367,132 @@ BY_EVENTS: dict[str, tuple[bytes, type[BoxliteError], str]] = {
         "signal is 65",
     ),
 }
+
+
+#: Attacks by bulk frames of a call that runs: they cost the execution.
+BY_BULK: dict[str, tuple[Callable[[int], bytes], str]] = {
+    "more than the window": (
+        lambda call: (
+            stdout(call, DATA_BYTES) * (OUTPUT_WINDOW_BYTES // DATA_BYTES) + stdout(call, 1)
+        ),
+        "1 bytes of output where it may send 0",
+    ),
+    "bytes of standard input": (
+        lambda call: data_header(call, Channel.STDIN, 1) + b"x",
+        "standard input, which it only gets",
+    ),
+    "room for output": (
+        lambda call: room_frame(call, Channel.STDOUT, 1),
+        "room for output, which it only sends",
+    ),
+    "a window that was open": (
+        lambda call: room_frame(call, Channel.STDIN, 1),
+        f"at most {STDIN_WINDOW_BYTES} are allowed",
+    ),
+    "a window beyond all bounds": (
+        lambda call: room_frame(call, Channel.STDIN, 0xFFFFFFFF),
+        f"by 4294967295 bytes to {STDIN_WINDOW_BYTES + 0xFFFFFFFF}",
+    ),
+    "room for nothing": (lambda call: room_frame(call, Channel.STDIN, 0), "0 bytes of room"),
+}
+
+#: Attacks by bulk frames that no call can be made answerable for.
+BULK_ON_THE_SESSION: dict[str, tuple[bytes, str]] = {
+    "data of 16 MiB": (b"\xff\xff\xff" + bytes([bulk.DATA, 1, 0, 0, 0, 1]), "16777215 bytes"),
+    "data of nothing": (frame(bulk.DATA, stream=1, flags=1), "DATA frame of 0 bytes"),
+    "room in 3 bytes": (frame(bulk.ROOM, b"123", stream=1) + bytes(9), "ROOM frame of 3 bytes"),
+    "room in 5 bytes": (frame(bulk.ROOM, b"12345", stream=1), "ROOM frame of 5 bytes"),
+    "a stream that is none": (frame(bulk.DATA, b"x", stream=1, flags=3), "for the stream 3"),
+    "another stream that is none": (frame(bulk.ROOM, bytes(4), flags=255), "for the stream 255"),
+    "data of a call to come": (frame(bulk.DATA, b"x", stream=3, flags=1), "never made: 3"),
+    "data of the host's calls": (frame(bulk.DATA, b"x", stream=2, flags=1), "never made: 2"),
+    "room for no call": (frame(bulk.ROOM, bytes(4)), "never made: 0"),
+    "a call of 32 bits": (frame(bulk.DATA, b"x", stream=0xFFFFFFFF, flags=1), "never made"),
+}
+
+
+@pytest.mark.parametrize("name", BY_BULK)
+async def test_a_bad_bulk_frame_costs_its_execution_only(
+    name: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Every user of the command learns what the guest did; the session goes on."""
+    attack, words = BY_BULK[name]
+    async with attacked() as (session, guest), session.execute(command()) as raw:
+        call = await guest.answer(said(STARTED))
+        await raw.wait_started()
+        await guest.send(attack(call))
+        with pytest.raises(GuestProtocolError, match=words):
+            await raw.wait()
+        with pytest.raises(GuestProtocolError, match=words):
+            await raw.send_stdin(bytes(2 * STDIN_WINDOW_BYTES))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert not session.lost.is_set()
+        assert session.open_calls == 0
+
+
+@pytest.mark.parametrize("name", BULK_ON_THE_SESSION)
+async def test_a_bulk_frame_of_no_call_costs_the_session(
+    name: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What is broken is the connection; the command learns it, and the neighbour is well."""
+    attack, words = BULK_ON_THE_SESSION[name]
+    async with (
+        connected() as (healthy, _),
+        attacked() as (session, guest),
+        session.execute(command()) as raw,
+    ):
+        await guest.answer(said(STARTED))
+        await guest.send(attack)
+        with pytest.raises(GuestProtocolError, match=words):
+            await raw.wait()
+
+        assert isinstance(await session.lost.wait(), GuestProtocolError)
+        await healthy.ping()
+
+
+async def test_output_after_the_exit_is_dropped_or_refused() -> None:
+    """Dropped once the call has ended; until then it breaks the command's conversation."""
+    async with attacked() as (session, guest), session.execute(command()) as raw:
+        call = await guest.answer(said(STARTED, EXITED))
+        await trio.testing.wait_all_tasks_blocked()
+        await guest.send(stdout(call, 1))
+        with pytest.raises(GuestProtocolError, match="1 bytes of output .* last word"):
+            await raw.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        await guest.send(stdout(call, 1))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert not session.lost.is_set()
+
+
+async def test_millions_of_tiny_frames_hold_neither_memory_nor_another_box() -> None:
+    """One byte in each, which is the most frames for a window: the stream fills up, no more.
+
+    What each of them costs is the same, so a tenth of a window stands for ten of them.
+    """
+    async with (
+        connected() as (healthy, _),
+        attacked() as (session, guest),
+        session.execute(command()) as raw,
+    ):
+        call = await guest.answer(said(STARTED))
+        await raw.wait_started()
+        flood = stdout(call, 1) * 20_000
+        tracemalloc.start()
+        turns = 0
+        for _ in range(OUTPUT_WINDOW_BYTES // 10 // 20_000):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(healthy.ping)
+                await guest.send(flood)
+            turns += 1
+        await trio.testing.wait_all_tasks_blocked()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert len(raw._talk.inboxes[Channel.STDOUT]) == turns * 20_000
+        assert peak < 32 << 20
+        assert not session.lost.is_set()
 
 
 @pytest.mark.parametrize("name", ON_THE_SESSION)
@@ -460,15 +557,16 @@ async def test_what_came_before_the_reset_of_an_answered_call_is_kept() -> None:
     async with attacked() as (session, guest), session.execute(command()) as raw:
         stream = await guest.answer()
         block = guest._h2.encoder.encode(OK)
-        body = said(STARTED, stdout(10), EXITED)
         await guest.send(
-            frame(DATA, body, stream=stream)
+            frame(DATA, said(STARTED), stream=stream)
+            + stdout(stream, 10)
+            + frame(DATA, said(EXITED), stream=stream)
             + frame(HEADERS, block, stream=stream, flags=END_HEADERS | 1)
             + frame(RST_STREAM, bytes(4), stream=stream)
         )
 
         assert (await raw.wait()).exit_code == 0
-        assert await raw.receive("stdout") == bytes(10)
+        assert await raw.receive(Channel.STDOUT) == bytes(10)
 
 
 async def test_a_flood_for_a_refused_message_is_not_kept() -> None:

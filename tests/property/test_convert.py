@@ -17,16 +17,12 @@ from boxlite._rpc.convert import (
     ExecExited,
     ExecRefused,
     ExecStarted,
-    Grant,
     GuestInfo,
-    Output,
     Pong,
     Refusal,
     Resize,
     Signal,
-    Stdin,
     StdinEnd,
-    StdinWindow,
     exec_event,
     exec_request,
     exec_start,
@@ -37,11 +33,9 @@ from boxlite._rpc.convert import (
 from boxlite._rpc.strict import check_message
 from boxlite._rpc.text import shown
 from boxlite._wire import (
-    CHUNK_BYTES,
     MAX_MESSAGE_BYTES,
     OUTPUT_WINDOW_BYTES,
     PING_PAYLOAD_BYTES,
-    STDIN_WINDOW_BYTES,
 )
 
 ANSWERS: list[Any] = [
@@ -60,12 +54,8 @@ signals = st.integers(0, 64)
 
 events: st.SearchStrategy[tuple[wire.ExecResponse, ExecEvent]] = st.one_of(
     st.builds(
-        lambda pid, window: (
-            wire.ExecResponse(started=wire.ExecStarted(pid=pid, stdin_window=window)),
-            ExecStarted(pid, window),
-        ),
+        lambda pid: (wire.ExecResponse(started=wire.ExecStarted(pid=pid)), ExecStarted(pid)),
         st.integers(1, 1 << 22),
-        st.integers(0, STDIN_WINDOW_BYTES),
     ),
     st.builds(
         lambda reason, words: (
@@ -76,18 +66,6 @@ events: st.SearchStrategy[tuple[wire.ExecResponse, ExecEvent]] = st.one_of(
         ),
         st.sampled_from(Refusal),
         detail,
-    ),
-    st.builds(
-        lambda data: (wire.ExecResponse(stdout=data), Output("stdout", data)),
-        st.binary(min_size=1, max_size=500),
-    ),
-    st.builds(
-        lambda data: (wire.ExecResponse(stderr=data), Output("stderr", data)),
-        st.just(bytes(CHUNK_BYTES)),
-    ),
-    st.builds(
-        lambda size: (wire.ExecResponse(stdin_window=size), StdinWindow(size)),
-        st.integers(1, STDIN_WINDOW_BYTES),
     ),
     st.builds(
         lambda code, signal: (
@@ -190,8 +168,8 @@ def test_two_events_in_one_message_are_refused(
 
 def test_two_events_are_refused_without_the_wire_too() -> None:
     """The conversion does not rely on the check before it."""
-    with pytest.raises(GuestProtocolError, match="stdout and exited"):
-        exec_event(wire.ExecResponse(stdout=b"x", exited=wire.ExecExited()))
+    with pytest.raises(GuestProtocolError, match="started and exited"):
+        exec_event(wire.ExecResponse(started=wire.ExecStarted(pid=1), exited=wire.ExecExited()))
 
 
 def test_a_member_of_another_type_is_refused() -> None:
@@ -208,8 +186,8 @@ def test_a_member_of_another_type_is_refused() -> None:
         (wire.PingResponse, b"\x0d1234", "payload of wire type 5"),
         (wire.PingResponse, b"\x18\x01\x18\x02", "more than one uptime_ms"),
         (wire.PingResponse, b"\x00", "unknown field 0"),
-        (wire.ExecResponse, b"\x32\x02\x18\x01", "ExecExited has an unknown field 3"),
-        (wire.ExecResponse, b"\x32\x02\x08\x80", "ExecExited has a number without an end"),
+        (wire.ExecResponse, b"\x1a\x02\x18\x01", "ExecExited has an unknown field 3"),
+        (wire.ExecResponse, b"\x1a\x02\x08\x80", "ExecExited has a number without an end"),
     ],
 )
 def test_a_form_that_no_agent_sends_is_named(answer: Any, data: bytes, words: str) -> None:  # noqa: ANN401
@@ -275,14 +253,12 @@ def test_shown_text_is_printable_and_bounded(text: str, limit: int) -> None:
 
 def test_actions_become_one_member_each() -> None:
     """The other direction: what the host says."""
-    actions: list[ExecAction] = [Stdin(b"x"), StdinEnd(), Signal(9), Resize(2, 3), Grant(5, 0)]
+    actions: list[ExecAction] = [StdinEnd(), Signal(9), Resize(2, 3)]
 
     assert [exec_request(action) for action in actions] == [
-        wire.ExecRequest(stdin=b"x"),
         wire.ExecRequest(stdin_end=wire.StdinEnd()),
         wire.ExecRequest(signal=9),
         wire.ExecRequest(resize=wire.TerminalSize(rows=2, columns=3)),
-        wire.ExecRequest(output_window=wire.OutputWindow(stdout=5, stderr=0)),
     ]
 
 

@@ -211,13 +211,13 @@ class Call:
     def __init__(self, stream: Stream[wire.ExecRequest, wire.ExecResponse]) -> None:
         assert stream._stream.id is not None
         self._stream = stream
-        self._number = stream._stream.id
+        self.number = stream._stream.id
         self._transport = stream._stream._transport
         self._news = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
         protocol = self._transport.get_protocol()
         assert isinstance(protocol, _Protocol)
-        protocol.listeners[self._number] = self._hear
+        protocol.listeners[self.number] = self._hear
         self.pid = 0
         self.stdin_window = STDIN_WINDOW_BYTES
         self.stdout = b""
@@ -229,9 +229,13 @@ class Call:
         """Send one message."""
         await self._stream.send_message(request)
 
+    def send_frame(self, frame: bytes) -> None:
+        """Send a bulk frame as it is."""
+        self._transport.write(frame)
+
     def send_data(self, channel: bulk.Channel, data: bytes) -> None:
         """Send one frame of data."""
-        self._transport.write(bulk.data_header(self._number, channel, len(data)) + data)
+        self.send_frame(bulk.data_header(self.number, channel, len(data)) + data)
 
     def stdin(self, data: bytes) -> None:
         """Send one piece of stdin."""
@@ -248,7 +252,7 @@ class Call:
 
     def grant(self, channel: bulk.Channel, size: int) -> None:
         """Give more room."""
-        self._transport.write(bulk.room_frame(self._number, channel, size))
+        self.send_frame(bulk.room_frame(self.number, channel, size))
 
     def _hear(self, frame: bulk.Piece | bulk.Room) -> None:
         assert self.exited is None, "a frame after ExecExited"

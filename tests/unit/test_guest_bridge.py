@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from guest_under_test import SECONDS
 from hypothesis import given, strategies as st
 
-from boxlite.guest.bridge import PREFACE, AgentPort, PortTransport
+from boxlite.guest.bridge import PREFACE, AgentPort
 from boxlite.guest.edges import EdgePoller
+from boxlite.guest.transport import PortTransport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

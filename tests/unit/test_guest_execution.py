@@ -23,12 +23,12 @@ from guest_under_test import (
     start_request,
 )
 
+from boxlite._bulk import DATA_BYTES, Channel as Stream, data_header, room_frame
 from boxlite._rpc._generated.boxlite import v1 as wire
-from boxlite._bulk import DATA_BYTES, Channel
 from boxlite._wire import STDIN_WINDOW_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from grpclib.client import Channel
 
@@ -121,7 +121,7 @@ def test_a_used_up_window_stops_its_stream_and_no_other(agent: AgentUnderTest) -
             await call.until(lambda: len(call.stdout) >= 1000)
             assert len(call.stdout) == 1000
             assert (await ping(channel)).executions == 1
-            call.grant(Channel.STDOUT, 49_000)
+            call.grant(Stream.STDOUT, 49_000)
             assert await call.finish() == (0, bytes(50_000), b"done\n")
 
     agent.run(scenario)
@@ -153,7 +153,7 @@ def test_stdin_goes_through_a_command_larger_than_all_windows(agent: AgentUnderT
                     sent += size
                 else:
                     assert await call.next()
-                    call.grant(Channel.STDOUT, len(call.stdout) - granted)
+                    call.grant(Stream.STDOUT, len(call.stdout) - granted)
                     granted = len(call.stdout)
             await call.stdin_end()
             assert await call.finish() == (0, data, b"")
@@ -202,6 +202,7 @@ def test_the_end_of_stdin_reaches_the_command(agent: AgentUnderTest) -> None:
 
     async def scenario(channel: Channel) -> None:
         async with execution(channel, start_request("wc", "-c")) as call:
+            await call.until(lambda: call.pid != 0)
             call.stdin(b"12345")
             await call.stdin_end()
             code, out, _err = await call.finish()
@@ -232,8 +233,6 @@ def test_a_signal_reaches_the_whole_process_group(agent: AgentUnderTest) -> None
     [
         (wire.ExecRequest(signal=0), "the signal 0"),
         (wire.ExecRequest(signal=65), "the signal 65"),
-        (wire.ExecRequest(stdin=b""), "0 bytes of stdin"),
-        (wire.ExecRequest(stdin=bytes(DATA_BYTES + 1)), "65537 bytes of stdin"),
         (wire.ExecRequest(resize=wire.TerminalSize(rows=0, columns=80)), "0 rows and 80 columns"),
         (wire.ExecRequest(), "empty message"),
         (start_request("true"), "second start"),
@@ -259,11 +258,38 @@ def test_a_message_that_breaks_a_rule_ends_the_call(
     watches[0].wait()
 
 
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda call: data_header(call, Stream.STDOUT, 1) + b"x", "bytes for an output stream"),
+        (lambda call: room_frame(call, Stream.STDIN, 1), "room for its own stdin"),
+    ],
+    ids=["data", "room"],
+)
+def test_a_frame_that_breaks_a_rule_ends_the_call(
+    agent: AgentUnderTest, make: Callable[[int], bytes], complaint: str
+) -> None:
+    """As a message does."""
+    watches = []
+
+    async def scenario(channel: Channel) -> None:
+        async with execution(channel, start_request("sleep", "1000")) as call:
+            await call.until(lambda: call.pid != 0)
+            watches.append(ProcessWatch(call.pid))
+            call.send_frame(make(call.number))
+            await call.exhaust()
+
+    with pytest.raises(GRPCError, match=complaint) as caught:
+        agent.run(scenario)
+    assert caught.value.status is Status.INVALID_ARGUMENT
+    watches[0].wait()
+
+
 def test_the_first_message_must_be_a_start(agent: AgentUnderTest) -> None:
     """A stream that begins otherwise is refused."""
 
     async def scenario(channel: Channel) -> None:
-        async with execution(channel, wire.ExecRequest(stdin=b"x")) as call:
+        async with execution(channel, wire.ExecRequest(signal=9)) as call:
             await call.exhaust()
 
     with pytest.raises(GRPCError, match="not a start"):
@@ -328,7 +354,7 @@ def test_output_before_the_exit_survives_a_held_stream_and_a_used_up_window(
             leader = ProcessWatch(call.pid)
             await asyncio.get_running_loop().run_in_executor(None, leader.wait)
             assert (await ping(channel)).executions == 1
-            call.grant(Channel.STDOUT, PLENTY)
+            call.grant(Stream.STDOUT, PLENTY)
             code, out, _err = await call.finish()
             assert (code, len(out)) == (0, 30_000)
             orphan.kill()

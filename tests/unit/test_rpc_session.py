@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import trio.testing
 from fake_guest import BOOT_ID, command, connected, unanswered
 
 import boxlite._rpc
+from boxlite._bulk import Channel
 from boxlite._errors import (
     GuestFailedError,
     GuestLostError,
@@ -166,7 +168,8 @@ async def test_calls_that_outlive_their_session_end_with_it() -> None:
     async with trio.open_nursery() as nursery:
         async with unanswered() as (session, _):
             raw = await nursery.start(_hold_execution, session)
-            for use in (session.ping, raw.wait, raw.wait_started, lambda: raw.receive(Channel.STDOUT)):
+            receive = partial(raw.receive, Channel.STDOUT)
+            for use in (session.ping, raw.wait, raw.wait_started, receive):
                 nursery.start_soon(call, use)
             await trio.testing.wait_all_tasks_blocked()
         await trio.testing.wait_all_tasks_blocked()

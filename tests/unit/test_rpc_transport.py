@@ -11,7 +11,6 @@ import trio
 import trio.testing
 from hostile_guest import PING, SETTINGS, frame
 
-from boxlite._bulk import Piece, Room
 from boxlite._errors import BoxliteError, GuestLostError, GuestProtocolError
 from boxlite._rpc.lost import Lost
 from boxlite._rpc.transport import DRAIN_SECONDS, PAUSE_BYTES, UNSENT_BYTES, StreamTransport
@@ -19,6 +18,8 @@ from boxlite._scopes import open_nursery_unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from boxlite._bulk import Piece, Room
 
 HELLO = frame(SETTINGS)
 
