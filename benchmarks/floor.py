@@ -23,7 +23,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
 
-from boxlite._rpc._generated.boxlite.v1 import EnvironmentVariable, ExecRequest, ExecStart
+from boxlite._rpc._generated.boxlite.v1 import EnvironmentVariable, ExecStart
 from boxlite._startup.groundwork import Groundwork
 from boxlite._startup.machine import Machine
 from boxlite._vm.argv import SocketChardev
@@ -139,7 +139,7 @@ def _execute(agent: Path) -> None:
     begin = ExecStart(
         argv=[b"/bin/true"], env=environment, stdout_window=_WINDOW, stderr_window=_WINDOW
     )
-    body = bytes(ExecRequest(start=begin))
+    body = bytes(begin)
     client = H2Connection(H2Configuration(client_side=True, header_encoding="ascii"))
     client.initiate_connection()
     client.send_headers(
@@ -153,7 +153,7 @@ def _execute(agent: Path) -> None:
             ("content-type", "application/grpc+proto"),
         ],
     )
-    client.send_data(1, struct.pack(">?I", False, len(body)) + body)  # noqa: FBT003 - gRPC's flag
+    client.send_data(1, struct.pack(">?I", False, len(body)) + body, end_stream=True)  # noqa: FBT003 - gRPC's flag
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_SECONDS)
         connection.connect(str(agent))

@@ -1,20 +1,22 @@
-"""The bytes of a command's streams, as frames of their own kind within HTTP/2.
+"""What passes between a command and the host while it runs, as frames of their own kind.
 
-Everything that is said about a command is a gRPC message. What it reads and
-writes is not: a message costs the guest's Python some five milliseconds under
-emulation, most of it in HTTP/2 and protobuf, whatever it carries. So these bytes
-go beside the messages, in frames that no HTTP/2 library gets to see. RFC 9113,
-section 5.5, allows a connection to have frames of other types; their layout is
-that of every frame (section 4.1)::
+Everything that is said about a command's start and end is a gRPC message. What it
+reads and writes is not: a message costs the guest's Python some five milliseconds
+under emulation, most of it in HTTP/2 and protobuf, whatever it carries. So these
+bytes go beside the messages, in frames that no HTTP/2 library gets to see, and so
+does what must stay in order with them. RFC 9113, section 5.5, allows a connection
+to have frames of other types; their layout is that of every frame (section 4.1)::
 
     length (24 bits)   type (8)   channel (8, where HTTP/2 has flags)   call (32)   payload
 
-    DATA    0xB0   1 to 1,048,576 bytes of one of the call's streams
+    DATA    0xB0   up to 1,048,576 bytes of one of the call's streams; none end it
     ROOM    0xB1   4 bytes: so many more bytes of that stream may be sent
+    SIGNAL  0xB2   4 bytes: a signal for the command's process group
+    RESIZE  0xB3   2 bytes each: the rows and the columns of its terminal
 
 The call is the number of its HTTP/2 stream. All frames of a connection are in one
 order, messages included: a command's exit, which is a message, never overtakes
-its output.
+its output. Only the host ends a stream (standard input), signals and resizes.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ if TYPE_CHECKING:
 
 DATA: Final = 0xB0
 ROOM: Final = 0xB1
+SIGNAL: Final = 0xB2
+RESIZE: Final = 0xB3
+KINDS: Final = {DATA: "DATA", ROOM: "ROOM", SIGNAL: "SIGNAL", RESIZE: "RESIZE"}
 #: The most that one DATA frame carries.
 DATA_BYTES: Final = 1 << 20
 #: Every frame of HTTP/2 begins with so many bytes.
 HEADER_BYTES: Final = 9
 
-_ROOM_BYTES: Final = 4
-_ROOM_FRAME: Final = struct.Struct(">HBBBII")
+_SHORT_BYTES: Final = 4  # What each of these frames carries but DATA.
+_SHORT_FRAME: Final = struct.Struct(">HBBBII")
 
 
 class Channel(enum.IntEnum):
@@ -46,7 +51,7 @@ class Channel(enum.IntEnum):
 
 
 class Piece(NamedTuple):
-    """Some bytes of a stream: a DATA frame, or what has arrived of one."""
+    """Some bytes of a stream: a DATA frame, or what has arrived of one. None are its end."""
 
     call: int
     channel: Channel
@@ -61,19 +66,47 @@ class Room(NamedTuple):
     size: int
 
 
+class Signal(NamedTuple):
+    """A signal for the command's process group: a SIGNAL frame."""
+
+    call: int
+    number: int
+
+
+class Resize(NamedTuple):
+    """A new size for the command's terminal: a RESIZE frame."""
+
+    call: int
+    rows: int
+    columns: int
+
+
+Frame = Piece | Room | Signal | Resize
+
+
 class BulkError(Exception):
     """A frame of these kinds that breaks their rules."""
 
 
 def data_header(call: int, channel: Channel, size: int) -> bytes:
-    """Return what precedes ``size`` bytes of a stream."""
-    assert 0 < size <= DATA_BYTES, size
+    """Return what precedes ``size`` bytes of a stream; with none of them, it ends the stream."""
+    assert 0 <= size <= DATA_BYTES, size
     return size.to_bytes(3, "big") + bytes((DATA, channel)) + call.to_bytes(4, "big")
 
 
 def room_frame(call: int, channel: Channel, size: int) -> bytes:
     """Return the frame that gives the other side room for ``size`` more bytes."""
-    return _ROOM_FRAME.pack(0, _ROOM_BYTES, ROOM, channel, call, size)
+    return _SHORT_FRAME.pack(0, _SHORT_BYTES, ROOM, channel, call, size)
+
+
+def signal_frame(call: int, number: int) -> bytes:
+    """Return the frame that sends a signal."""
+    return _SHORT_FRAME.pack(0, _SHORT_BYTES, SIGNAL, 0, call, number)
+
+
+def resize_frame(call: int, rows: int, columns: int) -> bytes:
+    """Return the frame that gives a terminal another size."""
+    return _SHORT_FRAME.pack(0, _SHORT_BYTES, RESIZE, 0, call, rows << 16 | columns)
 
 
 class Splitter:
@@ -93,7 +126,7 @@ class Splitter:
         self._of: tuple[int, Channel] | None = None  # Whose payload it is, if it is DATA.
         self._held = b""
 
-    def feed(self, data: bytes) -> Iterator[bytes | Piece | Room]:
+    def feed(self, data: bytes) -> Iterator[bytes | Frame]:
         """Take the next bytes, and yield what is in them: HTTP/2's own as ``bytes``.
 
         Nothing of what is yielded is copied, unless it is HTTP/2's beside ours.
@@ -120,35 +153,45 @@ class Splitter:
             if end - at < HEADER_BYTES:
                 break
             length, kind = int.from_bytes(view[at : at + 3], "big"), view[at + 3]
-            whole = HEADER_BYTES + _ROOM_BYTES if kind == ROOM else HEADER_BYTES
+            short = kind in KINDS and kind != DATA
+            whole = HEADER_BYTES + _SHORT_BYTES if short else HEADER_BYTES
             if end - at < whole:
                 break
             if self._check is not None:
                 self._check(length, kind)
-            if kind in (DATA, ROOM):
-                if at > begin:
-                    yield bytes(view[begin:at])
-                begin = at + whole
+            if kind in KINDS and at > begin:
+                yield bytes(view[begin:at])
             self._of, self._left = None, length
-            if kind == DATA:
-                self._of = self._address(view[at:begin], length, low=1, high=DATA_BYTES)
-            elif kind == ROOM:
-                of = self._address(view[at:begin], length, low=_ROOM_BYTES, high=_ROOM_BYTES)
+            if short:
                 self._left = 0
-                yield Room(*of, int.from_bytes(view[begin - _ROOM_BYTES : begin], "big"))
+                yield _short_frame(kind, length, view[at : at + whole])
+            elif kind == DATA:
+                self._of = _stream(kind, length, view[at : at + whole], DATA_BYTES)
+                if not length:
+                    yield Piece(*self._of, view[:0])
             at += whole
+            if kind in KINDS:
+                begin = at
         if at > begin:
             yield data if at - begin == len(data) else bytes(view[begin:at])
         self._held = bytes(view[at:])
 
-    @staticmethod
-    def _address(header: memoryview, length: int, *, low: int, high: int) -> tuple[int, Channel]:
-        name = "DATA" if header[3] == DATA else "ROOM"
-        if not low <= length <= high:
-            raise BulkError(
-                f"a {name} frame of {length} bytes: it must have"
-                + (f" {low}" if low == high else f" {low} to {high}")
-            )
-        if header[4] > Channel.STDERR:
-            raise BulkError(f"a {name} frame for the stream {header[4]}: it must be 0, 1 or 2")
-        return int.from_bytes(header[5:HEADER_BYTES], "big") & 0x7FFF_FFFF, Channel(header[4])
+
+def _short_frame(kind: int, length: int, frame: memoryview) -> Room | Signal | Resize:
+    call, channel = _stream(kind, length, frame, _SHORT_BYTES, low=_SHORT_BYTES)
+    value = int.from_bytes(frame[HEADER_BYTES:], "big")
+    if kind == ROOM:
+        return Room(call, channel, value)
+    return Signal(call, value) if kind == SIGNAL else Resize(call, value >> 16, value & 0xFFFF)
+
+
+def _stream(
+    kind: int, length: int, header: memoryview, high: int, *, low: int = 0
+) -> tuple[int, Channel]:
+    """Return whose frame it is, and of which stream."""
+    if not low <= length <= high:
+        allowed = f"{low}" if low == high else f"{low} to {high}"
+        raise BulkError(f"a {KINDS[kind]} frame of {length} bytes: it must have {allowed}")
+    if header[4] > Channel.STDERR:
+        raise BulkError(f"a {KINDS[kind]} frame for the stream {header[4]}: it must be 0, 1 or 2")
+    return int.from_bytes(header[5:HEADER_BYTES], "big") & 0x7FFF_FFFF, Channel(header[4])

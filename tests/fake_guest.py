@@ -17,7 +17,7 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Server
 
-from boxlite._bulk import Channel, Piece, Room, Splitter, data_header, room_frame
+from boxlite._bulk import Channel, Frame, Piece, Room, Signal, Splitter, data_header, room_frame
 from boxlite._command import Command, TerminalSize
 from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._rpc.session import GuestSession, open_session
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from grpclib.protocol import H2Protocol
     from grpclib.server import Stream
 
-    ExecStream = Stream[wire.ExecRequest, wire.ExecResponse]
+    ExecStream = Stream[wire.ExecStart, wire.ExecResponse]
     Script = Callable[["Call"], Awaitable[None]]
 
 BOOT_ID = "0123456789abcdef" * 2
@@ -55,20 +55,12 @@ class Call:
         self.start = start
         self.number = stream._stream.id or 0
         self._transport = cast("_ServerTransport", stream._stream._transport)
-        self._heard: asyncio.Queue[wire.ExecRequest | Piece | Room] = asyncio.Queue()
+        self._heard: asyncio.Queue[Frame] = asyncio.Queue()
 
     async def play(self, script: Script) -> None:
         """Play the guest's side of it."""
         self._transport.listeners[self.number] = self._heard.put_nowait
-        pump = asyncio.create_task(self._pump())
-        try:
-            await script(self)
-        finally:
-            pump.cancel()
-
-    async def _pump(self) -> None:
-        while (request := await self.stream.recv_message()) is not None:
-            self._heard.put_nowait(request)
+        await script(self)
 
     async def say(self, **event: Any) -> None:  # noqa: ANN401 - one of several types
         """Send one event."""
@@ -90,8 +82,8 @@ class Call:
         """Say that the command has ended."""
         await self.say(exited=wire.ExecExited(exit_code=exit_code, signal=signal))
 
-    async def hear(self) -> wire.ExecRequest | Piece | Room:
-        """Return what the host says or sends next; messages may come late."""
+    async def hear(self) -> Frame:
+        """Return what the host sends next."""
         return await self._heard.get()
 
 
@@ -108,17 +100,16 @@ async def cat(call: Call) -> None:
             if not ending:
                 call.give_room(len(chunk))
             continue
-        request = await call.hear()
-        if isinstance(request, Piece):
-            waiting += request.data
-        elif isinstance(request, Room):
-            room += request.size
-            assert room <= OUTPUT_WINDOW_BYTES
-        elif request.signal is not None:
-            await call.say_exited(signal=request.signal)
-            return
-        elif request.stdin_end is not None:
-            ending = True
+        match await call.hear():
+            case Piece(_, _, data):
+                waiting += data
+                ending = not data
+            case Room(_, _, size):
+                room += size
+                assert room <= OUTPUT_WINDOW_BYTES
+            case Signal(_, number):
+                await call.say_exited(signal=number)
+                return
     await call.say_exited()
 
 
@@ -158,7 +149,7 @@ class FakeGuest:
                 self._shutdown, unary, wire.ShutdownRequest, wire.ShutdownResponse
             ),
             "/boxlite.v1.Execution/Exec": Handler(
-                self._exec, Cardinality.STREAM_STREAM, wire.ExecRequest, wire.ExecResponse
+                self._exec, Cardinality.UNARY_STREAM, wire.ExecStart, wire.ExecResponse
             ),
         }
 
@@ -195,10 +186,9 @@ class FakeGuest:
     async def _exec(self, stream: ExecStream) -> None:
         request = await stream.recv_message()
         assert request is not None
-        assert request.start is not None
         self.running += 1
         try:
-            await Call(stream, request.start).play(self.script)
+            await Call(stream, request).play(self.script)
         except asyncio.CancelledError:
             self.cut_off += 1
             raise
@@ -216,7 +206,7 @@ class _ServerTransport(asyncio.Transport):
         self._send, self._outbox = trio.open_memory_channel[bytes](10_000)
         self._closing = False
         self._splitter = Splitter(skip=len(PREFACE))
-        self.listeners: dict[int, Callable[[Piece | Room], None]] = {}
+        self.listeners: dict[int, Callable[[Frame], None]] = {}
 
     async def run(self) -> None:
         self._protocol.connection_made(self)

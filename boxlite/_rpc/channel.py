@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from grpclib.client import Stream as ClientStream
     from grpclib.utils import Wrapper
 
-    from boxlite._bulk import Piece, Room
+    from boxlite._bulk import Frame
 
     from .lost import Lost
     from .transport import StreamTransport
@@ -91,7 +91,7 @@ class GuestChannel(Channel):
         raise self._lost.error_for("a call", sent=False)
 
     @contextmanager
-    def bulk(self, call: int, hear: Callable[[Piece | Room], None]) -> Iterator[None]:
+    def bulk(self, call: int, hear: Callable[[Frame], None]) -> Iterator[None]:
         """Have the bulk frames of one call heard for as long as the block lasts.
 
         Args:
@@ -139,7 +139,7 @@ class GuestProtocol(H2Protocol):
     Bulk frames go to those who listen to their calls.
     """
 
-    def bulk_received(self, frame: Piece | Room) -> None:
+    def bulk_received(self, frame: Frame) -> None:
         """Pass on a bulk frame. One for a call that has ended is late, and is dropped.
 
         Raises:
@@ -156,7 +156,7 @@ class GuestProtocol(H2Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the connection preface, with this project's limits in it."""
-        self.listeners: dict[int, Callable[[Piece | Room], None]] = {}
+        self.listeners: dict[int, Callable[[Frame], None]] = {}
         h2 = H2Connection(config=self.h2_config)
         h2.local_settings = Settings(
             client=True,

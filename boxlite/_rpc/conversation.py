@@ -15,17 +15,12 @@ that is said to have exited cannot write any more, whatever the guest does.
 from __future__ import annotations
 
 import enum
-from collections import deque
-from typing import Final
 
 from boxlite._bulk import DATA_BYTES, Channel
 from boxlite._errors import BoxliteError, ExecStartError, GuestProtocolError
 from boxlite._wire import OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
 
-from .convert import ExecAction, ExecEvent, ExecExited, ExecRefused, ExecStarted
-
-#: Actions that may wait for the sender. Data and room for it are sent apart from them.
-ACTIONS: Final = 16
+from .convert import ExecEvent, ExecExited, ExecRefused, ExecStarted
 
 
 class Phase(enum.Enum):
@@ -110,7 +105,6 @@ class Conversation:
         self.inboxes = {Channel.STDOUT: Inbox(), Channel.STDERR: Inbox()}
         self.stdin_room = STDIN_WINDOW_BYTES
         self._refused: ExecRefused | None = None
-        self._actions: deque[ExecAction] = deque()
 
     @property
     def over(self) -> bool:
@@ -145,6 +139,8 @@ class Conversation:
         """
         if channel is Channel.STDIN:
             raise GuestProtocolError("the guest sent bytes of standard input, which it only gets")
+        if not len(data):
+            raise GuestProtocolError(f"the guest ended {channel.name.lower()}, which its exit does")
         self._require(f"{len(data)} bytes of output", Phase.STARTING, Phase.RUNNING)
         self.inboxes[channel].add(data)
 
@@ -182,23 +178,11 @@ class Conversation:
             )
         else:
             self.phase = Phase.ENDED
-            self._actions.clear()
 
     def fail(self, error: BoxliteError) -> None:
         """End the conversation with an error, unless it has ended. The first one stays."""
         if not self.over:
             self.phase, self.failure = Phase.FAILED, error
-            self._actions.clear()
-
-    def say(self, action: ExecAction) -> None:
-        """Queue what the host says next; look at ``can_say`` before."""
-        assert self.can_say, self.phase
-        self._actions.append(action)
-
-    @property
-    def can_say(self) -> bool:
-        """Whether the command runs and the queue has room."""
-        return self.phase is Phase.RUNNING and len(self._actions) < ACTIONS
 
     def claim_stdin(self, size: int) -> int:
         """Return how many of so many bytes of standard input to send now; they count as sent."""
@@ -207,12 +191,6 @@ class Conversation:
         claimed = min(size, self.stdin_room, DATA_BYTES)
         self.stdin_room -= claimed
         return claimed
-
-    def next_action(self) -> ExecAction | None:
-        """Return what the host is to send next; None if there is nothing now."""
-        if self.phase is not Phase.RUNNING:
-            return None
-        return self._actions.popleft() if self._actions else None
 
     def _require(self, event: ExecEvent | str, *phases: Phase) -> None:
         if self.phase not in phases:

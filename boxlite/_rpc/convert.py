@@ -157,29 +157,6 @@ class ExecExited:
 ExecEvent = ExecStarted | ExecRefused | ExecExited
 
 
-@attrs.frozen
-class StdinEnd:
-    """No more standard input."""
-
-
-@attrs.frozen
-class Signal:
-    """A signal for the command's process group."""
-
-    number: int
-
-
-@attrs.frozen
-class Resize:
-    """A new size for the command's terminal."""
-
-    rows: int
-    columns: int
-
-
-ExecAction = StdinEnd | Signal | Resize
-
-
 def guest_info(message: wire.InfoResponse) -> GuestInfo:
     """Convert the answer to Info."""
     return GuestInfo(
@@ -243,8 +220,8 @@ def _refusal(reason: wire.RefusalReason) -> Refusal:
         ) from None
 
 
-def exec_start(command: Command) -> wire.ExecRequest:
-    """Return the first message of an execution.
+def exec_start(command: Command) -> wire.ExecStart:
+    """Return the question that starts an execution.
 
     Raises:
         InvalidOptionError: The command is too large for one message.
@@ -255,30 +232,17 @@ def exec_start(command: Command) -> wire.ExecRequest:
         if terminal is None
         else wire.TerminalSize(rows=terminal.rows, columns=terminal.columns)
     )
-    request = wire.ExecRequest(
-        start=wire.ExecStart(
-            argv=list(command.argv),
-            env=[wire.EnvironmentVariable(name=name, value=value) for name, value in command.env],
-            cwd=command.cwd,
-            terminal=size,
-            merge_stderr=command.merge_stderr,
-            stdout_window=OUTPUT_WINDOW_BYTES,
-            stderr_window=OUTPUT_WINDOW_BYTES,
-        )
+    request = wire.ExecStart(
+        argv=list(command.argv),
+        env=[wire.EnvironmentVariable(name=name, value=value) for name, value in command.env],
+        cwd=command.cwd,
+        terminal=size,
+        merge_stderr=command.merge_stderr,
+        stdout_window=OUTPUT_WINDOW_BYTES,
+        stderr_window=OUTPUT_WINDOW_BYTES,
     )
     length = len(bytes(request))
     if length > MAX_MESSAGE_BYTES:
         allowed = f"at most {MAX_MESSAGE_BYTES} bytes, arguments and environment together"
         raise InvalidOptionError("command", f"{length} bytes", allowed)
     return request
-
-
-def exec_request(action: ExecAction) -> wire.ExecRequest:
-    """Return a later message of an execution."""
-    match action:
-        case StdinEnd():
-            return wire.ExecRequest(stdin_end=wire.StdinEnd())
-        case Signal(number):
-            return wire.ExecRequest(signal=number)
-        case Resize(rows, columns):
-            return wire.ExecRequest(resize=wire.TerminalSize(rows=rows, columns=columns))

@@ -1,14 +1,13 @@
 """One command in the guest, as the Trio side drives it.
 
-Two asyncio coroutines exchange messages for as long as the command lasts: one
-receives, one sends. They and the methods here meet in plain data, a
-:class:`~.conversation.Conversation`: both event loops run in one thread. The
-bytes of its streams do not pass through asyncio at all: see :mod:`boxlite._bulk`.
+An asyncio coroutine receives the guest's messages for as long as the command lasts.
+It and the methods here meet in plain data, a :class:`~.conversation.Conversation`:
+both event loops run in one thread. The bytes of the command's streams, and all that
+is said to it while it runs, do not pass through asyncio: see :mod:`boxlite._bulk`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
@@ -16,10 +15,19 @@ from typing import TYPE_CHECKING, Final
 import trio
 from grpclib.const import Cardinality
 
-from boxlite._bulk import DATA_BYTES, Channel, Piece, Room, data_header, room_frame
+from boxlite._bulk import (
+    DATA_BYTES,
+    Channel,
+    Frame,
+    Piece,
+    Room,
+    data_header,
+    resize_frame,
+    room_frame,
+    signal_frame,
+)
 from boxlite._errors import (
     BoxliteError,
-    GuestLostError,
     GuestProtocolError,
     GuestTimeoutError,
     InvalidOptionError,
@@ -27,26 +35,14 @@ from boxlite._errors import (
 )
 from boxlite._scopes import open_nursery_unwrapped
 
-from ._generated.boxlite.v1 import ExecRequest, ExecResponse
+from ._generated.boxlite.v1 import ExecResponse, ExecStart
 from .channel import stream_number
 from .conversation import Conversation, Phase
-from .convert import (
-    SIGNAL_MAX,
-    ExecAction,
-    ExecExited,
-    Resize,
-    Signal,
-    StdinEnd,
-    exec_event,
-    exec_request,
-    exec_start,
-)
+from .convert import SIGNAL_MAX, ExecExited, exec_event, exec_start
 from .lost import fresh
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-
-    from grpclib.client import Stream
 
     from boxlite._command import Command
 
@@ -73,11 +69,7 @@ class RawExecution:
         self._link = link
         self._talk = Conversation()
         self._changed = trio.lowlevel.ParkingLot()
-        self._action_wanted = asyncio.Event()
-        self._opened = trio.Event()
         self._patience = trio.CancelScope()
-        self._sending = trio.CancelScope()
-        self._call: Stream[ExecRequest, ExecResponse] | None = None
         self._stdin_ended = False
         self._in_use: set[Channel] = set()
         self._call_number = 0  # None has this one: the call has not been made.
@@ -153,28 +145,29 @@ class RawExecution:
 
     async def close_stdin(self) -> None:
         """End the command's standard input. Idempotent; after its exit it does nothing."""
-        await self._until(
-            lambda: self._stdin_ended or self._talk.can_say or self._talk.phase is Phase.ENDED
-        )
+        await self._until_told()
         if not self._stdin_ended:
             self._stdin_ended = True
-            self._say_if_running(StdinEnd())
+            self._tell(data_header(self._call_number, Channel.STDIN, 0))
             self._changed.unpark_all()
 
     async def send_signal(self, number: int) -> None:
         """Send a signal to the command's process group. After its exit it does nothing.
 
-        It is sent after the standard input that was sent before it.
+        It is in order with standard input: what was sent before is there before.
 
         Args:
             number: 1 to 64.
         """
         if not 1 <= number <= SIGNAL_MAX:
             raise InvalidOptionError("signal", number, f"1 to {SIGNAL_MAX}")
-        await self._say(Signal(number))
+        await self._until_told()
+        self._tell(signal_frame(self._call_number, number))
 
     async def resize(self, rows: int, columns: int) -> None:
         """Give the command's terminal another size. After its exit it does nothing.
+
+        It is in order with standard input, too.
 
         Args:
             rows: 1 to 65,535.
@@ -183,16 +176,20 @@ class RawExecution:
         for name, value in (("rows", rows), ("columns", columns)):
             if not 1 <= value <= 0xFFFF:
                 raise InvalidOptionError(name, value, "1 to 65535")
-        await self._say(Resize(rows, columns))
+        await self._until_told()
+        self._tell(resize_frame(self._call_number, rows, columns))
 
-    async def _say(self, action: ExecAction) -> None:
-        await self._until(lambda: self._talk.can_say or self._talk.phase is Phase.ENDED)
-        self._say_if_running(action)
+    async def _until_told(self) -> None:
+        """Wait until the command has started and there is room to tell it something."""
+        await self.wait_started()
+        await self._link.channel.wait_writable()
+        if self._talk.failure is not None:
+            raise fresh(self._talk.failure)
 
-    def _say_if_running(self, action: ExecAction) -> None:
-        if self._talk.can_say:
-            self._talk.say(action)
-            self._action_wanted.set()
+    def _tell(self, frame: bytes) -> None:
+        """Send a frame, unless the command has ended."""
+        if self._talk.phase is Phase.RUNNING:
+            self._link.channel.write(frame)
 
     async def _until(self, ready: Callable[[], bool]) -> None:
         """Wait for a state of the conversation; raise if it fails before. A checkpoint."""
@@ -216,7 +213,7 @@ class RawExecution:
         finally:
             self._in_use.remove(channel)
 
-    async def run(self, request: ExecRequest) -> None:
+    async def run(self, request: ExecStart) -> None:
         """Talk to the guest until the command has ended. For :func:`open_execution` alone.
 
         Nothing that the guest does makes it raise: the other methods do.
@@ -224,11 +221,8 @@ class RawExecution:
         """
         self._patience.deadline = trio.current_time() + START_SECONDS
         try:
-            async with open_nursery_unwrapped() as nursery:
-                nursery.start_soon(self._send, name="exec sender")
-                with self._patience:
-                    await self._link.run("exec", self._receive_all, request)
-                nursery.cancel_scope.cancel()
+            with self._patience:
+                await self._link.run("exec", self._receive_all, request)
             if self._patience.cancelled_caught:
                 self._talk.fail(self._impatience())
         except BoxliteError as error:
@@ -246,34 +240,32 @@ class RawExecution:
             f"exec: the guest said how the command ended and kept the call open {END_SECONDS:g} s"
         )
 
-    async def _receive_all(self, request: ExecRequest) -> None:
+    async def _receive_all(self, request: ExecStart) -> None:
         """Start the command and hear the guest to the end. Runs in asyncio."""
         async with self._link.channel.request(
-            _ROUTE, Cardinality.STREAM_STREAM, ExecRequest, ExecResponse
+            _ROUTE, Cardinality.UNARY_STREAM, ExecStart, ExecResponse
         ) as call:
             await call.send_request()
             self._call_number = stream_number(call)
             with self._link.channel.bulk(self._call_number, self._hear_bulk):
-                await call.send_message(request)
-                self._call = call
-                self._opened.set()
+                await call.send_message(request, end=True)
                 while (message := await call.recv_message()) is not None:
                     self._talk.hear(exec_event(message))
                     self._adjust_patience()
                     self._changed.unpark_all()
-            # Whatever still waits to be sent would be sent on an ended stream.
-            self._sending.cancel()
-            await call.end()
-            await call.recv_trailing_metadata()
         self._talk.hear_end()
 
-    def _hear_bulk(self, frame: Piece | Room) -> None:
+    def _hear_bulk(self, frame: Frame) -> None:
         """Take what the guest sends beside its messages."""
         try:
-            if isinstance(frame, Piece):
-                self._talk.hear_data(frame.channel, frame.data)
-            else:
-                self._talk.hear_room(frame.channel, frame.size)
+            match frame:
+                case Piece(_, channel, data):
+                    self._talk.hear_data(channel, data)
+                case Room(_, channel, size):
+                    self._talk.hear_room(channel, size)
+                case _:
+                    kind = type(frame).__name__.lower()
+                    raise GuestProtocolError(f"the guest sent a {kind}, which it only gets")
         except GuestProtocolError as error:
             self._talk.fail(error)
             self._patience.cancel()
@@ -284,26 +276,6 @@ class RawExecution:
             self._patience.deadline = trio.current_time() + END_SECONDS
         else:
             self._patience.deadline = math.inf
-
-    async def _send(self) -> None:
-        with self._sending:
-            await self._opened.wait()
-            try:
-                await self._link.run("exec", self._send_all)
-            except GuestLostError:
-                # The receiver meets the same end, and knows whether the command
-                # had come to its own by then.
-                await trio.sleep_forever()
-
-    async def _send_all(self) -> None:
-        """Send what there is to send, for ever. Runs in asyncio."""
-        assert self._call is not None
-        while True:
-            await self._action_wanted.wait()
-            self._action_wanted.clear()
-            while (action := self._talk.next_action()) is not None:
-                await self._call.send_message(exec_request(action))
-                self._changed.unpark_all()
 
 
 @asynccontextmanager

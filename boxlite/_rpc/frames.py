@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from boxlite._bulk import DATA, ROOM
+from boxlite._bulk import KINDS
 from boxlite._errors import GuestProtocolError
 
 #: The largest frame payload: the initial SETTINGS_MAX_FRAME_SIZE, never raised.
@@ -70,7 +70,7 @@ class FrameGuard:
                 f" an HTTP/2 frame ({name}) of {length} bytes"
             )
         self._frames += 1
-        if kind in (DATA, ROOM):  # Their own rules are the splitter's to keep.
+        if kind in KINDS:  # Their own rules are the splitter's to keep.
             self._idle = 0
             return
         if length > FRAME_BYTES:

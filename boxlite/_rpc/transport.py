@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from boxlite._bulk import BulkError, Piece, Room, Splitter
+from boxlite._bulk import BulkError, Frame, Splitter
 from boxlite._errors import BoxliteError, GuestLostError, GuestProtocolError
 from boxlite._scopes import open_nursery_unwrapped
 
@@ -46,7 +46,7 @@ class GuestPeer(Protocol):
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
     def data_received(self, data: bytes) -> None: ...
-    def bulk_received(self, frame: Piece | Room) -> None: ...
+    def bulk_received(self, frame: Frame) -> None: ...
 
 
 class StreamTransport(asyncio.Transport):

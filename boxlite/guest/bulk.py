@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from grpclib.server import Stream
 
-    from boxlite._bulk import Channel, Piece, Room
+    from boxlite._bulk import Channel, Frame
 
     from .transport import PortTransport
 
@@ -50,7 +50,7 @@ class Bulk:
         return self._transport.pipe
 
     @contextmanager
-    def heard_by(self, hear: Callable[[Piece | Room], None]) -> Iterator[None]:
+    def heard_by(self, hear: Callable[[Frame], None]) -> Iterator[None]:
         """Have the host's frames heard for as long as the block lasts, at once and in order."""
         self._protocol.listeners[self._call] = hear
         try:

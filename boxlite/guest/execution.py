@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from boxlite._bulk import Channel, Piece, Room
+from boxlite._bulk import Channel, Frame, Piece, Resize, Room, Signal
 from boxlite._rpc._generated.boxlite.v1 import ExecExited, ExecResponse
 from boxlite._wire import STDIN_WINDOW_BYTES
 
@@ -20,7 +20,7 @@ from .streams import InputStream, OutputStream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from boxlite._rpc._generated.boxlite.v1 import ExecRequest, ExecStart, TerminalSize
+    from boxlite._rpc._generated.boxlite.v1 import ExecStart
 
     from .bulk import Bulk
     from .edges import EdgePoller
@@ -66,38 +66,34 @@ class Execution:
         )
         reaper.route(spawned.pid, self._on_exit)
 
-    def obey(self, request: ExecRequest) -> None:
-        """Do what one message of the host asks, without waiting.
-
-        Raises:
-            GRPCError: The message breaks a rule of the protocol.
-        """
-        if request.stdin_end is not None:
-            self._stdin.end()
-        elif request.signal is not None:
-            if not 1 <= request.signal <= _LAST_SIGNAL:
-                raise _broken(f"the signal {request.signal}")
-            self.signal(request.signal)
-        elif request.resize is not None:
-            self._resize(request.resize)
-        else:
-            raise _broken("a second start, or an empty message")
-
-    def hear(self, frame: Piece | Room) -> None:
-        """Take standard input, or room for output. One that breaks a rule ends the command."""
-        if isinstance(frame, Piece):
-            if frame.channel is not Channel.STDIN:
-                self._fault = _broken("bytes for an output stream")
-            elif not self._stdin.feed(frame.data):
-                self._fault = _broken("stdin that was not granted, or after its end")
-        elif frame.channel is Channel.STDOUT:
-            self._stdout.grant(frame.size)
-        elif frame.channel is Channel.STDERR:
-            if self._stderr is not None:
-                self._stderr.grant(frame.size)
-        else:
-            self._fault = _broken("room for its own stdin")
+    def hear(self, frame: Frame) -> None:
+        """Do what a frame of the host asks, without waiting. One that breaks a rule ends it all."""
+        try:
+            self._obey(frame)
+        except GRPCError as fault:
+            self._fault = self._fault or fault
         self._activity.set()
+
+    def _obey(self, frame: Frame) -> None:
+        match frame:
+            case Piece(_, Channel.STDIN, data):
+                if not data:
+                    self._stdin.end()
+                elif not self._stdin.feed(data):
+                    raise _broken("stdin that was not granted, or after its end")
+            case Room(_, Channel.STDOUT, size):
+                self._stdout.grant(size)
+            case Room(_, Channel.STDERR, size):
+                if self._stderr is not None:
+                    self._stderr.grant(size)
+            case Signal(_, number):
+                if not 1 <= number <= _LAST_SIGNAL:
+                    raise _broken(f"the signal {number}")
+                self.signal(number)
+            case Resize(_, rows, columns):
+                self._resize(rows, columns)
+            case _:
+                raise _broken(f"a {type(frame).__name__.lower()} for another stream than it may")
 
     def signal(self, number: int) -> None:
         """Send a signal to the command's process group, if it still has a process."""
@@ -106,27 +102,20 @@ class Execution:
         except ProcessLookupError:
             return
 
-    async def report(
-        self,
-        send: Callable[[ExecResponse], Awaitable[None]],
-        bulk: Bulk,
-        requests: asyncio.Task[None],
-    ) -> None:
+    async def report(self, send: Callable[[ExecResponse], Awaitable[None]], bulk: Bulk) -> None:
         """Send all that happens until the command has exited and its output is delivered.
 
         Args:
             send: Sends one message to the host.
             bulk: Sends the output, and room for standard input.
-            requests: The task that obeys the host. It ends early only by raising,
-                and then this raises the same.
+
+        Raises:
+            GRPCError: The host broke a rule of the protocol.
         """
-        requests.add_done_callback(self._on_requests_end)
         loop = asyncio.get_running_loop()
         linger: asyncio.TimerHandle | None = None
         try:
             while True:
-                if requests.done():
-                    requests.result()
                 if self._fault is not None:
                     raise self._fault
                 if await self._send_available(bulk):
@@ -174,24 +163,19 @@ class Execution:
             self._stderr.look_again()
         self._activity.set()
 
-    def _on_requests_end(self, requests: asyncio.Task[None]) -> None:
-        if not requests.cancelled():
-            requests.exception()  # Seen here, in case the command ended in the same moment.
-        self._activity.set()
-
     def _seal(self) -> None:
         self._stdout.seal()
         if self._stderr is not None:
             self._stderr.seal()
         self._activity.set()
 
-    def _resize(self, size: TerminalSize) -> None:
+    def _resize(self, rows: int, columns: int) -> None:
         try:
-            check_terminal_size(size)
+            check_terminal_size(rows, columns)
         except RefusedError as error:
             raise _broken(error.detail) from None
         if self._terminal is not None and not self._stdout.finished:
-            set_terminal_size(self._terminal, size)
+            set_terminal_size(self._terminal, rows, columns)
 
 
 def _end_of_file(terminal: int) -> bytes:

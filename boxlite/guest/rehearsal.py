@@ -16,7 +16,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
 
 from boxlite._bulk import Splitter
-from boxlite._rpc._generated.boxlite.v1 import ExecRequest, ExecStart, PingRequest
+from boxlite._rpc._generated.boxlite.v1 import ExecStart, PingRequest
 
 if TYPE_CHECKING:
     from .server import AgentServer
@@ -79,7 +79,7 @@ async def rehearse(server: AgentServer) -> None:
     start = ExecStart(argv=list(_COMMAND), stdout_window=99, stderr_window=99)
     calls: tuple[tuple[str, Any], ...] = (
         ("Guest/Ping", PingRequest(payload=b"rehearsal")),
-        ("Execution/Exec", ExecRequest(start=start)),
+        ("Execution/Exec", start),
     )
     for path, request in calls * _ROUNDS:
         transport.ended.clear()
@@ -97,8 +97,8 @@ async def rehearse(server: AgentServer) -> None:
             ],
         )
         body = bytes(request)
-        ends = isinstance(request, PingRequest)
-        client.send_data(stream, struct.pack(">?I", False, len(body)) + body, end_stream=ends)  # noqa: FBT003 - the format's flag
+        prefix = struct.pack(">?I", False, len(body))  # noqa: FBT003 - the format's flag
+        client.send_data(stream, prefix + body, end_stream=True)
         protocol.data_received(client.data_to_send())
         try:
             async with asyncio.timeout(_SECONDS):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from grpclib.protocol import AbstractHandler, Stream
     from h2.config import H2Configuration
 
-    from boxlite._bulk import Piece, Room
+    from boxlite._bulk import Frame
 
 _PING_DATA: Final = b"settled?"
 
@@ -97,7 +97,7 @@ class AgentProtocol(H2Protocol):
         self._on_lost = on_lost
         self._acknowledged: asyncio.Future[None] | None = None
         self._splitter = Splitter(skip=len(PREFACE))
-        self.listeners: dict[int, Callable[[Piece | Room], None]] = {}
+        self.listeners: dict[int, Callable[[Frame], None]] = {}
 
     def ping(self) -> asyncio.Future[None]:
         """Send a PING; the future is done when it is answered or the connection ends.

@@ -80,7 +80,7 @@ def spawn(start: ExecStart) -> Spawned:
             RefusalReason.INVALID, f"the working directory {_shown(cwd)} is not an absolute path"
         )
     if start.terminal is not None:
-        check_terminal_size(start.terminal)
+        check_terminal_size(start.terminal.rows, start.terminal.columns)
 
     try:
         os.chdir(cwd)
@@ -101,23 +101,22 @@ def spawn(start: ExecStart) -> Spawned:
         os.chdir("/")
 
 
-def check_terminal_size(size: TerminalSize) -> None:
+def check_terminal_size(rows: int, columns: int) -> None:
     """Refuse a size that a terminal cannot have.
 
     Raises:
         RefusedError: A side is not in 1 to 65,535.
     """
-    if not (1 <= size.rows <= 0xFFFF and 1 <= size.columns <= 0xFFFF):
+    if not (1 <= rows <= 0xFFFF and 1 <= columns <= 0xFFFF):
         raise RefusedError(
             RefusalReason.INVALID,
-            f"a terminal of {size.rows} rows and {size.columns} columns:"
-            " each must be from 1 to 65535",
+            f"a terminal of {rows} rows and {columns} columns: each must be from 1 to 65535",
         )
 
 
-def set_terminal_size(fd: int, size: TerminalSize) -> None:
+def set_terminal_size(fd: int, rows: int, columns: int) -> None:
     """Set a terminal's size; its foreground process group gets SIGWINCH if it changed."""
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size.rows, size.columns, 0, 0))
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def find_program(name: bytes, path: bytes) -> bytes:
@@ -199,7 +198,7 @@ def _spawn_on_terminal(
     master, slave = os.openpty()
     ours = [master]
     try:
-        set_terminal_size(master, size)
+        set_terminal_size(master, size.rows, size.columns)
         os.set_blocking(master, False)
         ours.append(os.dup(master))  # One for each direction: they end separately.
         # A session leader that opens a terminal by its name makes it its own.

@@ -393,13 +393,15 @@ BY_BULK: dict[str, tuple[Callable[[int], bytes], str]] = {
         lambda call: room_frame(call, Channel.STDIN, 0xFFFFFFFF),
         f"by 4294967295 bytes to {STDIN_WINDOW_BYTES + 0xFFFFFFFF}",
     ),
+    "the end of a stream": (lambda call: stdout(call, 0), "ended stdout, which its exit does"),
+    "a signal": (lambda call: bulk.signal_frame(call, 9), "a signal, which it only gets"),
+    "a size": (lambda call: bulk.resize_frame(call, 9, 9), "a resize, which it only gets"),
     "room for nothing": (lambda call: room_frame(call, Channel.STDIN, 0), "0 bytes of room"),
 }
 
 #: Attacks by bulk frames that no call can be made answerable for.
 BULK_ON_THE_SESSION: dict[str, tuple[bytes, str]] = {
     "data of 16 MiB": (b"\xff\xff\xff" + bytes([bulk.DATA, 1, 0, 0, 0, 1]), "16777215 bytes"),
-    "data of nothing": (frame(bulk.DATA, stream=1, flags=1), "DATA frame of 0 bytes"),
     "room in 3 bytes": (frame(bulk.ROOM, b"123", stream=1) + bytes(9), "ROOM frame of 3 bytes"),
     "room in 5 bytes": (frame(bulk.ROOM, b"12345", stream=1), "ROOM frame of 5 bytes"),
     "a stream that is none": (frame(bulk.DATA, b"x", stream=1, flags=3), "for the stream 3"),

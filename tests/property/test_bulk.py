@@ -11,14 +11,21 @@ from hypothesis import given, strategies as st
 from boxlite._bulk import (
     DATA,
     DATA_BYTES,
+    RESIZE,
     ROOM,
+    SIGNAL,
     BulkError,
     Channel,
+    Frame,
     Piece,
+    Resize,
     Room,
+    Signal,
     Splitter,
     data_header,
+    resize_frame,
     room_frame,
+    signal_frame,
 )
 
 calls = st.integers(0, (1 << 31) - 1)
@@ -26,19 +33,25 @@ channels = st.sampled_from(Channel)
 http2 = st.tuples(st.integers(0, 10), st.binary(max_size=40), calls).map(
     lambda parts: frame(parts[0], parts[1], stream=parts[2])
 )
-pieces = st.tuples(calls, channels, st.binary(min_size=1, max_size=40))
+pieces = st.builds(Piece, calls, channels, st.binary(max_size=40).map(memoryview))
 rooms = st.builds(Room, calls, channels, st.integers(0, (1 << 32) - 1))
-frames = st.lists(http2 | pieces | rooms, max_size=12)
+signals = st.builds(Signal, calls, st.integers(0, (1 << 32) - 1))
+sizes = st.builds(Resize, calls, st.integers(0, 65_535), st.integers(0, 65_535))
+frames = st.lists(http2 | pieces | rooms | signals | sizes, max_size=12)
 
 
-def encoded(part: bytes | tuple[int, Channel, bytes] | Room) -> bytes:
+def encoded(part: bytes | Frame) -> bytes:
     """Return a frame as it travels."""
-    if isinstance(part, bytes):
-        return part
-    if isinstance(part, Room):
-        return room_frame(*part)
-    call, channel, data = part
-    return data_header(call, channel, len(data)) + data
+    match part:
+        case Piece(call, channel, data):
+            return data_header(call, channel, len(data)) + data
+        case Room():
+            return room_frame(*part)
+        case Signal():
+            return signal_frame(*part)
+        case Resize():
+            return resize_frame(*part)
+    return part
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -53,42 +66,38 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     preface=st.binary(max_size=30),
 )
 def test_frames_arrive_in_order_and_in_full(
-    sent: list[bytes | tuple[int, Channel, bytes] | Room], places: list[int], preface: bytes
+    sent: list[bytes | Frame], places: list[int], preface: bytes
 ) -> None:
     """HTTP/2 gets all of its bytes and no others, after the preface that has no frames."""
     data = preface + b"".join(encoded(part) for part in sent)
     splitter = Splitter(skip=len(preface))
     plain = b""
-    heard: list[tuple[int, Channel, bytes] | Room] = []
+    heard: list[Frame] = []
     for fed in cut(data, places):
         for part in splitter.feed(fed):
-            match part:
-                case bytes():
-                    assert part
-                    plain += part
-                case Room():
-                    heard.append(part)
-                case Piece(call, channel, piece):
-                    heard.append((call, channel, bytes(piece)))
+            if isinstance(part, bytes):
+                assert part
+                plain += part
+            else:
+                heard.append(part)
 
     assert plain == preface + b"".join(part for part in sent if isinstance(part, bytes))
     assert _joined(heard) == _joined([part for part in sent if not isinstance(part, bytes)])
 
 
-def _joined(
-    parts: list[tuple[int, Channel, bytes] | Room],
-) -> list[tuple[int, Channel, bytes] | Room]:
+def _joined(parts: list[Frame]) -> list[Frame]:
     """Put the pieces of what was one stream's data together."""
-    joined: list[tuple[int, Channel, bytes] | Room] = []
+    joined: list[Frame] = []
     for part in parts:
         last = joined[-1] if joined else None
         if (
-            last is not None
-            and not isinstance(part, Room)
-            and not isinstance(last, Room)
-            and last[:2] == part[:2]
+            isinstance(part, Piece)
+            and isinstance(last, Piece)
+            and part[:2] == last[:2]
+            and part.data
+            and last.data
         ):
-            joined[-1] = (*part[:2], last[2] + part[2])
+            joined[-1] = part._replace(data=memoryview(bytes(last.data) + bytes(part.data)))
         else:
             joined.append(part)
     return joined
@@ -96,7 +105,7 @@ def _joined(
 
 @given(sent=frames, places=st.lists(st.integers(0, 1000), max_size=20))
 def test_every_frame_is_shown_once_and_before_its_payload(
-    sent: list[bytes | tuple[int, Channel, bytes] | Room], places: list[int]
+    sent: list[bytes | Frame], places: list[int]
 ) -> None:
     """So that what is not allowed can be refused at sight."""
     shown: list[tuple[int, int]] = []
@@ -118,13 +127,7 @@ def test_any_bytes_are_frames_or_an_error(data: bytes, places: list[int]) -> Non
         for piece in cut(data, places):
             fed += len(piece)
             for part in splitter.feed(piece):
-                match part:
-                    case bytes():
-                        out += len(part)
-                    case Room():
-                        out += len(room_frame(*part))
-                    case Piece():
-                        out += len(part.data)
+                out += len(part.data) if isinstance(part, Piece) else len(encoded(part))
             assert len(splitter._held) < len(room_frame(0, Channel.STDIN, 0))
     except BulkError:
         return
@@ -134,8 +137,12 @@ def test_any_bytes_are_frames_or_an_error(data: bytes, places: list[int]) -> Non
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        (frame(DATA, flags=1), "DATA frame of 0 bytes: it must have 1 to 1048576"),
-        ((DATA_BYTES + 1).to_bytes(3, "big") + bytes([DATA, 1, 0, 0, 0, 1]), "of 1048577 bytes"),
+        (frame(SIGNAL, bytes(5)), "SIGNAL frame of 5 bytes: it must have 4"),
+        (frame(RESIZE, bytes(1)) + bytes(9), "RESIZE frame of 1 bytes: it must have 4"),
+        (
+            (DATA_BYTES + 1).to_bytes(3, "big") + bytes([DATA, 1, 0, 0, 0, 1]),
+            "must have 0 to 1048576",
+        ),
         (frame(DATA, b"x", flags=3), "for the stream 3: it must be 0, 1 or 2"),
         (frame(ROOM, bytes(3)) + b"x", "ROOM frame of 3 bytes: it must have 4"),
         (frame(ROOM, bytes(4), flags=9), "for the stream 9"),

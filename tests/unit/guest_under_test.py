@@ -48,7 +48,7 @@ class _Protocol(H2Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.splitter = bulk.Splitter()
-        self.listeners: dict[int, Callable[[bulk.Piece | bulk.Room], None]] = {}
+        self.listeners: dict[int, Callable[[bulk.Frame], None]] = {}
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -187,28 +187,26 @@ class StartOptions(TypedDict, total=False):
     merge_stderr: bool
 
 
-def start_request(*argv: str | bytes, **options: Unpack[StartOptions]) -> wire.ExecRequest:
-    """Return the first message of an execution; its windows have room for everything."""
-    return wire.ExecRequest(
-        start=wire.ExecStart(
-            argv=[os.fsencode(argument) for argument in argv],
-            env=[
-                wire.EnvironmentVariable(name=name, value=value)
-                for name, value in options.get("env", ENVIRONMENT).items()
-            ],
-            cwd=options.get("cwd", b""),
-            terminal=options.get("terminal"),
-            stdout_window=options.get("stdout_window", PLENTY),
-            stderr_window=options.get("stderr_window", PLENTY),
-            merge_stderr=options.get("merge_stderr", False),
-        )
+def start_request(*argv: str | bytes, **options: Unpack[StartOptions]) -> wire.ExecStart:
+    """Return the question that starts an execution; its windows have room for everything."""
+    return wire.ExecStart(
+        argv=[os.fsencode(argument) for argument in argv],
+        env=[
+            wire.EnvironmentVariable(name=name, value=value)
+            for name, value in options.get("env", ENVIRONMENT).items()
+        ],
+        cwd=options.get("cwd", b""),
+        terminal=options.get("terminal"),
+        stdout_window=options.get("stdout_window", PLENTY),
+        stderr_window=options.get("stderr_window", PLENTY),
+        merge_stderr=options.get("merge_stderr", False),
     )
 
 
 class Call:
     """The host's side of one execution."""
 
-    def __init__(self, stream: Stream[wire.ExecRequest, wire.ExecResponse]) -> None:
+    def __init__(self, stream: Stream[wire.ExecStart, wire.ExecResponse]) -> None:
         assert stream._stream.id is not None
         self._stream = stream
         self.number = stream._stream.id
@@ -225,10 +223,6 @@ class Call:
         self.refused: wire.ExecRefused | None = None
         self.exited: wire.ExecExited | None = None
 
-    async def send(self, request: wire.ExecRequest) -> None:
-        """Send one message."""
-        await self._stream.send_message(request)
-
     def send_frame(self, frame: bytes) -> None:
         """Send a bulk frame as it is."""
         self._transport.write(frame)
@@ -242,19 +236,23 @@ class Call:
         self.stdin_window -= len(data)
         self.send_data(bulk.Channel.STDIN, data)
 
-    async def stdin_end(self) -> None:
+    def stdin_end(self) -> None:
         """Say that there is no more stdin."""
-        await self.send(wire.ExecRequest(stdin_end=wire.StdinEnd()))
+        self.send_data(bulk.Channel.STDIN, b"")
 
-    async def signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
         """Send a signal to the command's process group."""
-        await self.send(wire.ExecRequest(signal=number))
+        self.send_frame(bulk.signal_frame(self.number, number))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the command's terminal another size."""
+        self.send_frame(bulk.resize_frame(self.number, rows, columns))
 
     def grant(self, channel: bulk.Channel, size: int) -> None:
         """Give more room."""
         self.send_frame(bulk.room_frame(self.number, channel, size))
 
-    def _hear(self, frame: bulk.Piece | bulk.Room) -> None:
+    def _hear(self, frame: bulk.Frame) -> None:
         assert self.exited is None, "a frame after ExecExited"
         match frame:
             case bulk.Room():
@@ -309,14 +307,9 @@ class Call:
         """Take everything; return the exit code (or minus the signal), stdout and stderr."""
         while await self.next():
             pass
-        await self._stream.end()
         assert self.exited is not None
         code = -self.exited.signal if self.exited.signal else self.exited.exit_code
         return code, self.stdout, self.stderr
-
-    async def end(self) -> None:
-        """End the host's side of the stream."""
-        await self._stream.end()
 
     async def exhaust(self) -> None:
         """Take everything of a call that the guest ends; leaving the call raises its status."""
@@ -325,23 +318,23 @@ class Call:
 
 
 @asynccontextmanager
-async def execution(channel: Channel, request: wire.ExecRequest) -> AsyncIterator[Call]:
+async def execution(channel: Channel, request: wire.ExecStart) -> AsyncIterator[Call]:
     """Start a command; its stream is reset at the end if it is still there."""
     stream = channel.request(
         "/boxlite.v1.Execution/Exec",
-        Cardinality.STREAM_STREAM,
-        wire.ExecRequest,
+        Cardinality.UNARY_STREAM,
+        wire.ExecStart,
         wire.ExecResponse,
     )
     async with stream:
         await stream.send_request()
         call = Call(stream)
-        await stream.send_message(request)
+        await stream.send_message(request, end=True)
         try:
             yield call
         finally:
             call.close()
-            if not stream._end_done and stream._stream.closable:
+            if stream._stream.closable:
                 await stream.cancel()
 
 
@@ -350,7 +343,7 @@ async def run(
 ) -> tuple[int, bytes, bytes]:
     """Run one command to its end without any stdin."""
     async with execution(channel, start_request(*argv, **options)) as call:
-        await call.stdin_end()
+        call.stdin_end()
         return await call.finish()
 
 
@@ -361,7 +354,6 @@ async def refusal(
     async with execution(channel, start_request(*argv, **options)) as call:
         while await call.next():
             pass
-        await call.end()
         assert call.refused is not None
         return call.refused.reason, call.refused.detail
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from grpclib.const import Status
+from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 from guest_under_test import (
     PLENTY,
@@ -23,7 +23,14 @@ from guest_under_test import (
     start_request,
 )
 
-from boxlite._bulk import DATA_BYTES, Channel as Stream, data_header, room_frame
+from boxlite._bulk import (
+    DATA_BYTES,
+    Channel as Stream,
+    data_header,
+    resize_frame,
+    room_frame,
+    signal_frame,
+)
 from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._wire import STDIN_WINDOW_BYTES
 
@@ -103,7 +110,6 @@ def test_no_chunk_is_larger_than_agreed(agent: AgentUnderTest) -> None:
             while await call.next():
                 assert len(call.stdout) - before <= DATA_BYTES
                 before = len(call.stdout)
-            await call.end()
             assert before == 1_000_000
 
     agent.run(scenario)
@@ -155,7 +161,7 @@ def test_stdin_goes_through_a_command_larger_than_all_windows(agent: AgentUnderT
                     assert await call.next()
                     call.grant(Stream.STDOUT, len(call.stdout) - granted)
                     granted = len(call.stdout)
-            await call.stdin_end()
+            call.stdin_end()
             assert await call.finish() == (0, data, b"")
 
     agent.run(scenario)
@@ -191,7 +197,7 @@ def test_a_command_that_closes_its_stdin_is_not_disturbed(agent: AgentUnderTest)
             for _ in range(12):
                 await call.until(lambda: call.stdin_window >= DATA_BYTES)
                 call.stdin(bytes(DATA_BYTES))
-            await call.signal(signal.SIGTERM)
+            call.signal(signal.SIGTERM)
             assert await call.finish() == (-signal.SIGTERM, b"closed\n", b"")
 
     agent.run(scenario)
@@ -204,7 +210,7 @@ def test_the_end_of_stdin_reaches_the_command(agent: AgentUnderTest) -> None:
         async with execution(channel, start_request("wc", "-c")) as call:
             await call.until(lambda: call.pid != 0)
             call.stdin(b"12345")
-            await call.stdin_end()
+            call.stdin_end()
             code, out, _err = await call.finish()
             assert (code, out.strip()) == (0, b"5")
 
@@ -219,7 +225,7 @@ def test_a_signal_reaches_the_whole_process_group(agent: AgentUnderTest) -> None
         script = "sleep 1000 & echo $!; wait"
         async with execution(channel, start_request("sh", "-c", script)) as call:
             watches.append(ProcessWatch(int(await line(call))))
-            await call.signal(signal.SIGUSR1)
+            call.signal(signal.SIGUSR1)
             code, _out, _err = await call.finish()
             assert code == -signal.SIGUSR1
 
@@ -229,47 +235,20 @@ def test_a_signal_reaches_the_whole_process_group(agent: AgentUnderTest) -> None
 
 
 @pytest.mark.parametrize(
-    ("request_", "complaint"),
-    [
-        (wire.ExecRequest(signal=0), "the signal 0"),
-        (wire.ExecRequest(signal=65), "the signal 65"),
-        (wire.ExecRequest(resize=wire.TerminalSize(rows=0, columns=80)), "0 rows and 80 columns"),
-        (wire.ExecRequest(), "empty message"),
-        (start_request("true"), "second start"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_message_that_breaks_a_rule_ends_the_call(
-    agent: AgentUnderTest, request_: wire.ExecRequest, complaint: str
-) -> None:
-    """The status says what was wrong, and the command does not survive it."""
-    watches = []
-
-    async def scenario(channel: Channel) -> None:
-        async with execution(channel, start_request("sleep", "1000")) as call:
-            await call.until(lambda: call.pid != 0)
-            watches.append(ProcessWatch(call.pid))
-            await call.send(request_)
-            await call.exhaust()
-
-    with pytest.raises(GRPCError, match=complaint) as caught:
-        agent.run(scenario)
-    assert caught.value.status is Status.INVALID_ARGUMENT
-    watches[0].wait()
-
-
-@pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda call: data_header(call, Stream.STDOUT, 1) + b"x", "bytes for an output stream"),
-        (lambda call: room_frame(call, Stream.STDIN, 1), "room for its own stdin"),
+        (lambda call: data_header(call, Stream.STDOUT, 1) + b"x", "a piece for another stream"),
+        (lambda call: room_frame(call, Stream.STDIN, 1), "a room for another stream"),
+        (lambda call: signal_frame(call, 0), "the signal 0"),
+        (lambda call: signal_frame(call, 65), "the signal 65"),
+        (lambda call: resize_frame(call, 0, 80), "0 rows and 80 columns"),
     ],
-    ids=["data", "room"],
+    ids=["data", "room", "signal 0", "signal 65", "resize"],
 )
 def test_a_frame_that_breaks_a_rule_ends_the_call(
     agent: AgentUnderTest, make: Callable[[int], bytes], complaint: str
 ) -> None:
-    """As a message does."""
+    """The status says what was wrong, and the command does not survive it."""
     watches = []
 
     async def scenario(channel: Channel) -> None:
@@ -285,18 +264,26 @@ def test_a_frame_that_breaks_a_rule_ends_the_call(
     watches[0].wait()
 
 
-def test_the_first_message_must_be_a_start(agent: AgentUnderTest) -> None:
-    """A stream that begins otherwise is refused."""
+def test_a_call_must_have_a_message(agent: AgentUnderTest) -> None:
+    """One that ends at once starts nothing."""
 
     async def scenario(channel: Channel) -> None:
-        async with execution(channel, wire.ExecRequest(signal=9)) as call:
-            await call.exhaust()
+        stream = channel.request(
+            "/boxlite.v1.Execution/Exec",
+            Cardinality.UNARY_STREAM,
+            wire.ExecStart,
+            wire.ExecResponse,
+        )
+        async with stream:
+            await stream.send_request()
+            await stream._stream.end()
+            await stream.recv_message()
 
-    with pytest.raises(GRPCError, match="not a start"):
+    with pytest.raises(GRPCError, match="has no message"):
         agent.run(scenario)
 
 
-@pytest.mark.parametrize("way", ["disconnect", "reset", "half-close"])
+@pytest.mark.parametrize("way", ["disconnect", "reset"])
 def test_a_stream_that_ends_early_kills_the_process_group(agent: AgentUnderTest, way: str) -> None:
     """However the host leaves, neither the command nor its children go on."""
     watches = []
@@ -306,17 +293,10 @@ def test_a_stream_that_ends_early_kills_the_process_group(agent: AgentUnderTest,
         async with execution(channel, start_request("sh", "-c", script)) as call:
             child = int(await line(call))
             watches.extend([ProcessWatch(call.pid), ProcessWatch(child)])
-            if way == "half-close":
-                await call.end()
-                await call.exhaust()
-            elif way == "disconnect":
+            if way == "disconnect":
                 channel.close()
 
-    if way == "half-close":
-        with pytest.raises(GRPCError, match="ended its side"):
-            agent.run(scenario)
-    else:
-        agent.run(scenario)
+    agent.run(scenario)
     for watch in watches:
         watch.wait()
     agent.run(idle)
@@ -445,7 +425,7 @@ def test_a_terminal_can_change_its_size(agent: AgentUnderTest) -> None:
         size = wire.TerminalSize(rows=24, columns=80)
         async with execution(channel, start_request("sh", "-c", script, terminal=size)) as call:
             await line(call)
-            await call.send(wire.ExecRequest(resize=wire.TerminalSize(rows=50, columns=132)))
+            call.resize(50, 132)
             code, out, _err = await call.finish()
             assert (code, out.split()) == (3, [b"waiting", b"50", b"132"])
 
@@ -461,7 +441,7 @@ def test_the_end_of_stdin_reaches_a_command_with_a_terminal(agent: AgentUnderTes
         async with execution(channel, request) as call:
             await line(call)
             call.stdin(b"hello\n")
-            await call.stdin_end()
+            call.stdin_end()
             code, out, _err = await call.finish()
             assert (code, out.split()) == (0, [b"ready", b"hello", b"end"])
 

@@ -88,7 +88,7 @@ def test_a_ping_echoes_and_counts(agent: AgentUnderTest) -> None:
             later = await ping(channel)
             assert later.executions == 1
             assert later.uptime_ms >= answer.uptime_ms
-            await call.stdin_end()
+            call.stdin_end()
             await call.finish()
         with pytest.raises(GRPCError, match="1025 bytes"):
             await ping(channel, b"x" * (PING_PAYLOAD_BYTES + 1))
@@ -165,7 +165,7 @@ def test_nothing_starts_any_more_during_a_shutdown(agent: AgentUnderTest) -> Non
                 await stream.send_message(wire.ShutdownRequest(grace_ms=10_000), end=True)
                 with pytest.raises(GRPCError, match="shutting down"):
                     await run(channel, "true")
-                await call.signal(signal.SIGKILL)
+                call.signal(signal.SIGKILL)
                 await call.finish()
                 await stream.recv_message()
 

@@ -6,13 +6,12 @@ import pytest
 
 from boxlite._bulk import DATA_BYTES, Channel
 from boxlite._errors import ExecStartError, GuestLostError, GuestProtocolError
-from boxlite._rpc.conversation import ACTIONS, Conversation, Inbox, Phase
+from boxlite._rpc.conversation import Conversation, Inbox, Phase
 from boxlite._rpc.convert import (
     ExecExited,
     ExecRefused,
     ExecStarted,
     Refusal,
-    Signal,
 )
 from boxlite._wire import OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
 
@@ -65,26 +64,13 @@ def test_a_failure_after_the_end_changes_nothing() -> None:
 def test_nothing_is_said_before_the_start_or_after_the_exit() -> None:
     """There is nobody to say it to."""
     talk = Conversation()
-    assert not talk.can_say
+    claimed = [talk.claim_stdin(1)]
     talk.hear(ExecStarted(7))
-    talk.say(Signal(1))
+    claimed.append(talk.claim_stdin(1))
     talk.hear(ExecExited(0, 0))
+    claimed.append(talk.claim_stdin(1))
 
-    assert not talk.can_say
-    assert talk.next_action() is None
-    assert talk.claim_stdin(1) == 0
-
-
-def test_the_queue_is_bounded() -> None:
-    """A caller waits rather than pile up signals."""
-    talk = running()
-    for number in range(ACTIONS):
-        assert talk.can_say
-        talk.say(Signal(number + 1))
-
-    assert not talk.can_say
-    assert talk.next_action() == Signal(1)
-    assert talk.can_say
+    assert claimed == [0, 1, 0]
 
 
 def test_stdin_is_cut_to_the_window_and_to_frames() -> None:

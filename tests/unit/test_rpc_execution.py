@@ -12,7 +12,7 @@ import trio.testing
 from fake_guest import Call, cat, command, connected, true
 from grpclib.const import Status
 
-from boxlite._bulk import Channel, Piece, Room
+from boxlite._bulk import Channel, Frame, Piece, Resize, Room, Signal
 from boxlite._command import TerminalSize
 from boxlite._errors import (
     ExecStartError,
@@ -168,14 +168,12 @@ async def test_a_stream_that_nobody_reads_does_not_hold_up_the_other() -> None:
 
 async def test_actions_arrive_in_the_order_in_which_they_were_taken() -> None:
     """A signal after some input is a signal after that input."""
-    heard: list[wire.ExecRequest | bytes] = []
+    heard: list[Frame] = []
 
     async def script(call: Call) -> None:
         await call.say_started()
         while len(heard) < 5:
-            said = await call.hear()
-            assert not isinstance(said, Room)
-            heard.append(bytes(said.data) if isinstance(said, Piece) else said)
+            heard.append(await call.hear())
         await call.say_exited(signal=15)
 
     async with connected() as (session, guest):
@@ -189,13 +187,14 @@ async def test_actions_arrive_in_the_order_in_which_they_were_taken() -> None:
             await raw.send_signal(15)
             assert await raw.wait() == ExecExited(0, 15)
 
-    assert heard.index(b"a") < heard.index(b"b")
-    assert [said for said in heard if not isinstance(said, bytes)] == [
-        wire.ExecRequest(resize=wire.TerminalSize(rows=5, columns=6)),
-        wire.ExecRequest(stdin_end=wire.StdinEnd()),
-        wire.ExecRequest(signal=15),
+    call = heard[0].call
+    assert heard == [
+        Piece(call, Channel.STDIN, memoryview(b"a")),
+        Resize(call, 5, 6),
+        Piece(call, Channel.STDIN, memoryview(b"b")),
+        Piece(call, Channel.STDIN, memoryview(b"")),
+        Signal(call, 15),
     ]
-    assert heard.index(b"b") < heard.index(wire.ExecRequest(stdin_end=wire.StdinEnd()))
 
 
 async def test_after_the_exit_input_is_refused_and_the_rest_is_ignored() -> None:

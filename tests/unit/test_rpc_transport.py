@@ -19,7 +19,7 @@ from boxlite._scopes import open_nursery_unwrapped
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from boxlite._bulk import Piece, Room
+    from boxlite._bulk import Frame
 
 HELLO = frame(SETTINGS)
 
@@ -40,7 +40,7 @@ class _Recorder(asyncio.Protocol):
             raise self.error
         self.received += data
 
-    def bulk_received(self, frame: Piece | Room) -> None:
+    def bulk_received(self, frame: Frame) -> None:
         self.told.append(f"bulk {frame.call}")
 
     def pause_writing(self) -> None:

@@ -9,7 +9,6 @@ __all__ = (
     "EnvironmentVariable",
     "ExecExited",
     "ExecRefused",
-    "ExecRequest",
     "ExecResponse",
     "ExecStart",
     "ExecStarted",
@@ -33,14 +32,13 @@ __all__ = (
     "ShutdownResponse",
     "StatRequest",
     "StatResponse",
-    "StdinEnd",
     "TerminalSize",
     "Unlink",
     "WriteRequest",
     "WriteResponse",
 )
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -206,47 +204,6 @@ class ExecRefused(betterproto2.Message):
 
 
 default_message_pool.register_message("boxlite.v1", "ExecRefused", ExecRefused)
-
-
-@dataclass(eq=False, repr=False)
-class ExecRequest(betterproto2.Message):
-    """
-
-
-    Oneofs:
-        - action:
-    """
-
-    start: "ExecStart | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True, group="action"
-    )
-    """
-    First on the stream, and only there.
-    """
-
-    stdin_end: "StdinEnd | None" = betterproto2.field(
-        2, betterproto2.TYPE_MESSAGE, optional=True, group="action"
-    )
-    """
-    No more standard input.
-    """
-
-    signal: "int | None" = betterproto2.field(
-        3, betterproto2.TYPE_UINT32, optional=True, group="action"
-    )
-    """
-    A signal for the command's process group: 1 to 64.
-    """
-
-    resize: "TerminalSize | None" = betterproto2.field(
-        4, betterproto2.TYPE_MESSAGE, optional=True, group="action"
-    )
-    """
-    A new size for the command's terminal; ignored when it has none.
-    """
-
-
-default_message_pool.register_message("boxlite.v1", "ExecRequest", ExecRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -528,14 +485,6 @@ default_message_pool.register_message("boxlite.v1", "StatResponse", StatResponse
 
 
 @dataclass(eq=False, repr=False)
-class StdinEnd(betterproto2.Message):
-    pass
-
-
-default_message_pool.register_message("boxlite.v1", "StdinEnd", StdinEnd)
-
-
-@dataclass(eq=False, repr=False)
 class TerminalSize(betterproto2.Message):
     rows: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
     """
@@ -589,17 +538,16 @@ default_message_pool.register_message("boxlite.v1", "WriteResponse", WriteRespon
 class ExecutionStub(betterproto2_grpclib.ServiceStub):
     async def exec(
         self,
-        messages: "AsyncIterable[ExecRequest] | Iterable[ExecRequest]",
+        message: "ExecStart",
         *,
         timeout: "float | None" = None,
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[ExecResponse]":
 
-        async for response in self._stream_stream(
+        async for response in self._unary_stream(
             "/boxlite.v1.Execution/Exec",
-            messages,
-            ExecRequest,
+            message,
             ExecResponse,
             timeout=timeout,
             deadline=deadline,
@@ -785,17 +733,16 @@ class GuestStub(betterproto2_grpclib.ServiceStub):
 
 
 class ExecutionBase(betterproto2_grpclib.ServiceBase):
-    async def exec(
-        self, messages: "AsyncIterator[ExecRequest]"
-    ) -> "AsyncIterator[ExecResponse]":
+    async def exec(self, message: "ExecStart") -> "AsyncIterator[ExecResponse]":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield ExecResponse()
 
     async def __rpc_exec(
-        self, stream: "grpclib.server.Stream[ExecRequest, ExecResponse]"
+        self, stream: "grpclib.server.Stream[ExecStart, ExecResponse]"
     ) -> None:
-        request = stream.__aiter__()
+        request = await stream.recv_message()
+        assert request is not None
         await self._call_rpc_handler_server_stream(
             self.exec,
             stream,
@@ -806,8 +753,8 @@ class ExecutionBase(betterproto2_grpclib.ServiceBase):
         return {
             "/boxlite.v1.Execution/Exec": grpclib.const.Handler(
                 self.__rpc_exec,
-                grpclib.const.Cardinality.STREAM_STREAM,
-                ExecRequest,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                ExecStart,
                 ExecResponse,
             ),
         }
