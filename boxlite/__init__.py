@@ -17,7 +17,8 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _runtime                                the owner of a home
 #   _pool                                   boxes before anybody wants them
 #   _box                                    what holds while a box is open
-#   _run, _path, _use                       a command to its end; a path; a box in use
+#   _run, _copy, _use                        a command to its end; a copy; a box in use
+#   _path, _publish                         a path in a box; a copy put in place
 #   _execution                              a command while it runs
 #   _startup                                stages, race, report
 #   _preflight                              what this machine has, as checks
@@ -31,10 +32,11 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _sockets, _process, _evidence, _scopes  the system, seen through Trio
 #   _errors                                 every error
 #   _layout, _report, _result, _code_result plain data
+#   _tree                                   files as a stream of tar
 #   _wire, _bulk                            what host, shim and guest agree on
 #
 # shim and guest run on their own, in other processes: they import _wire and,
-# the guest, _bulk and _rpc._generated, and nothing else of this.
+# the guest, _bulk, _tree and _rpc._generated, and nothing else of this.
 
 from ._box import Box as Box
 from ._code.code_box import CodeBox as CodeBox
@@ -45,6 +47,7 @@ from ._code_result import (
     RichResult as RichResult,
 )
 from ._command import TerminalSize as TerminalSize
+from ._copy import CopyProgress as CopyProgress, CopyResult as CopyResult
 from ._errors import (
     BoxCrashedError as BoxCrashedError,
     BoxliteError as BoxliteError,
@@ -53,6 +56,7 @@ from ._errors import (
     CodeTimeoutError as CodeTimeoutError,
     CommandFailedError as CommandFailedError,
     CommandTimeoutError as CommandTimeoutError,
+    CopyRefusedError as CopyRefusedError,
     ExecStartError as ExecStartError,
     GuestError as GuestError,
     GuestFailedError as GuestFailedError,

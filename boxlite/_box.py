@@ -8,11 +8,13 @@ block ends them all.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
 from ._command import check_command
+from ._copy import MAX_BYTES_DEFAULT, MEMBERS_MAX, box_path, copy_in, copy_out, host_path, own_name
 from ._errors import (
     BoxCrashedError,
     BoxliteError,
@@ -21,9 +23,10 @@ from ._errors import (
     InvalidOptionError,
 )
 from ._execution import Execution
-from ._options import check_byte_count, check_seconds
+from ._options import check_byte_count, check_flag, check_seconds
 from ._path import BoxPath
 from ._run import run_to_end
+from ._tree.unpack import Rules
 from ._use import Use
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from ._command import TerminalSize
+    from ._copy import CopyResult, OnProgress
     from ._options import BoxOptions
     from ._result import ExecResult
     from ._rpc.convert import GuestInfo
@@ -228,6 +232,106 @@ class Box:
             InvalidOptionError: It is not.
         """
         return BoxPath(self._ask_about_files, path)
+
+    async def copy_in(
+        self,
+        source: str | os.PathLike[str],
+        target: str | BoxPath,
+        *,
+        overwrite: bool = True,
+        keep_owners: bool = False,
+        progress: OnProgress | None = None,
+    ) -> CopyResult:
+        """Copy a file or a tree of this machine into the box.
+
+        Modes, times (whole seconds), symbolic and hard links and holes are kept. What is
+        neither file, directory nor link is left out and counted. Cancelled, it has copied
+        some first part.
+
+        Args:
+            source: What to copy. If it is a link, what that leads to; links in a tree stay links.
+            target: What the copy is to be, absolute; with a slash at its end, the directory
+                for it. Directories above it are made; one that is there is merged into.
+            overwrite: Replace files that are there. Default: yes.
+            keep_owners: Keep numeric owners. Default: everything belongs to root.
+            progress: Called synchronously as it goes on.
+
+        Raises:
+            InvalidOptionError: An argument cannot work.
+            OSError: What this machine's kernel or the guest's refused, with the path.
+            BoxCrashedError: The VM died.
+        """
+        check_flag("overwrite", overwrite)
+        check_flag("keep_owners", keep_owners)
+        path = host_path("source", source)
+        where = box_path("target", target, name=own_name(source))
+        async with self._use.calling():
+            return await copy_in(
+                self._use.start.session,
+                path,
+                where,
+                replace=overwrite,
+                keep_owners=keep_owners,
+                progress=progress,
+            )
+
+    async def copy_out(
+        self,
+        source: str | BoxPath,
+        target: str | os.PathLike[str],
+        *,
+        overwrite: bool = True,
+        keep_owners: bool = False,
+        outside_links: bool = False,
+        max_bytes: int = MAX_BYTES_DEFAULT,
+        progress: OnProgress | None = None,
+    ) -> CopyResult:
+        """Copy a file or a tree of the box to this machine.
+
+        The copy is made beside the target and put in place when it is complete and in
+        order: refused, failed or cancelled, nothing of it is left. Whatever the guest
+        sends, nothing is written outside of the target. Otherwise as for :meth:`copy_in`;
+        set-user-ID and set-group-ID bits are dropped.
+
+        Args:
+            source: What to copy, absolute.
+            target: What the copy is to be; with a slash at its end, the directory for it.
+            overwrite: Replace files that are there. Default: yes. A file never replaces a
+                directory, nor the other way round.
+            keep_owners: Keep numeric owners, which needs root. Default: everything is yours.
+            outside_links: Take symbolic links that lead, or may lead, out of the copy.
+                Default: they are refused.
+            max_bytes: The most that the files may have together, holes included.
+                Default 4 GiB.
+            progress: Called synchronously as it goes on.
+
+        Raises:
+            InvalidOptionError: An argument cannot work.
+            CopyRefusedError: The guest sent what is not taken; names the member.
+            OSError: What this machine's kernel or the guest's refused, with the path.
+            BoxCrashedError: The VM died.
+        """
+        check_flag("overwrite", overwrite)
+        check_flag("keep_owners", keep_owners)
+        check_flag("outside_links", outside_links)
+        check_byte_count("max_bytes", max_bytes)
+        origin = box_path("source", source)
+        where = host_path("target", target, name=PurePosixPath(origin).name)
+        rules = Rules(
+            owners=keep_owners,
+            links_out=outside_links,
+            max_bytes=max_bytes,
+            max_members=MEMBERS_MAX,
+        )
+        async with self._use.calling():
+            return await copy_out(
+                self._use.start.session,
+                origin,
+                where,
+                rules=rules,
+                replace=overwrite,
+                progress=progress,
+            )
 
     async def _ask_about_files(self, what: Callable[[FileCalls], Awaitable[T]]) -> T:
         async with self._use.calling():

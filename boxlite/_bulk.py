@@ -126,17 +126,17 @@ class Splitter:
         self._of: tuple[int, Channel] | None = None  # Whose payload it is, if it is DATA.
         self._held = b""
 
-    def feed(self, data: bytes) -> Iterator[bytes | Frame]:
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes | Frame]:
         """Take the next bytes, and yield what is in them: HTTP/2's own as ``bytes``.
 
-        Nothing of what is yielded is copied, unless it is HTTP/2's beside ours.
-        Take all that it yields before the next call.
+        The data of our frames is not copied: it lies in what was fed. Take all that it
+        yields before the next call.
 
         Raises:
             BulkError: A frame breaks the rules above.
         """
         if self._held:
-            data, self._held = self._held + data, b""
+            data, self._held = self._held + bytes(data), b""
         view = memoryview(data)
         begin = at = 0  # What lies between them is HTTP/2's, not yet yielded.
         end = len(view)
@@ -173,7 +173,8 @@ class Splitter:
             if kind in KINDS:
                 begin = at
         if at > begin:
-            yield data if at - begin == len(data) else bytes(view[begin:at])
+            whole_is_bytes = isinstance(data, bytes) and at - begin == len(data)
+            yield data if whole_is_bytes else bytes(view[begin:at])
         self._held = bytes(view[at:])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from ._errors import InvalidOptionError
-from ._options import environment_pairs
+from ._options import check_flag, environment_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,8 +98,7 @@ def check_command(
         raise InvalidOptionError("cwd", where, "an absolute path in the box, without NUL")
     if terminal is not None and not isinstance(terminal, TerminalSize):
         raise InvalidOptionError("terminal", terminal, "a TerminalSize")
-    if not isinstance(merge_stderr, bool):
-        raise InvalidOptionError("merge_stderr", merge_stderr, "True or False")
+    check_flag("merge_stderr", merge_stderr)
     return Command(
         argv=argv, env=pairs, cwd=_bytes(where), terminal=terminal, merge_stderr=merge_stderr
     )

@@ -188,6 +188,22 @@ class CodeTimeoutError(BoxliteError):
         self.result = result
 
 
+class CopyRefusedError(BoxliteError):
+    """What the guest sent in a copy is not taken: nothing of it is left on the host.
+
+    Attributes:
+        member: The member that is at fault, as its path within the copy; empty if it is
+            the whole of it.
+        problem: What is wrong with it.
+    """
+
+    def __init__(self, member: str, problem: str) -> None:
+        what = f"{member!r} in the copy" if member else "the copy"
+        super().__init__(f"{what} was refused: {problem}; nothing was copied")
+        self.member = member
+        self.problem = problem
+
+
 class GuestError(BoxliteError):
     """The guest is at fault, or the way to it."""
 

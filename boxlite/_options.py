@@ -62,6 +62,12 @@ def check_byte_count(field: str, value: object) -> None:
         raise InvalidOptionError(field, value, "a number of bytes, 0 or more")
 
 
+def check_flag(field: str, value: object) -> None:
+    """Check what is true or false, or raise InvalidOptionError."""
+    if not isinstance(value, bool):
+        raise InvalidOptionError(field, value, "True or False")
+
+
 def check_seconds(field: str, value: object) -> float:
     """Return a positive, finite number of seconds, or raise InvalidOptionError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

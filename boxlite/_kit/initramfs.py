@@ -36,7 +36,10 @@ AGENT_MODULES: Final = ("virtio_pci", "virtio_console")
 MODULES_DIRECTORY: Final = f"{python_root.AGENT_ROOT}/modules"
 
 _PACKAGE: Final = Path(__file__).parent.parent
-_AGENT_SOURCES: Final = ("_bulk.py", "_wire.py", "_rpc/__init__.py", "_rpc/_generated", "guest")
+_AGENT_SOURCES: Final = (
+    *("_bulk.py", "_wire.py", "_tree"),
+    *("_rpc/__init__.py", "_rpc/_generated", "guest"),
+)
 
 _INIT: Final = f"""#!/usr/bin/python3 -IS
 import sys

@@ -8,12 +8,14 @@ that were checked when they were made.
 from __future__ import annotations
 
 import enum
+import errno
 import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import attrs
 
 from boxlite._errors import GuestProtocolError, InvalidOptionError
+from boxlite._tree.format import NAME_BYTES as PATH_BYTES
 from boxlite._wire import (
     MAX_MESSAGE_BYTES,
     OUTPUT_WINDOW_BYTES,
@@ -24,7 +26,7 @@ from ._generated.boxlite import v1 as wire
 from .text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
 
     from boxlite._command import Command
 
@@ -53,10 +55,10 @@ def _between(low: int, high: int) -> Callable[[object, attrs.Attribute[Any], int
     return validate
 
 
-def _sized(low: int, high: int) -> Callable[[object, attrs.Attribute[Any], str | bytes], None]:
-    def validate(instance: object, field: attrs.Attribute[Any], value: str | bytes) -> None:
+def _sized(low: int, high: int) -> Callable[[object, attrs.Attribute[Any], Sized], None]:
+    def validate(instance: object, field: attrs.Attribute[Any], value: Sized) -> None:
         if not low <= len(value) <= high:
-            unit = "bytes" if isinstance(value, bytes) else "characters"
+            unit = {bytes: "bytes", str: "characters"}.get(type(value), "entries")
             _refuse(instance, field, f"{low} to {high} {unit}", f"has {len(value)}")
 
     return validate
@@ -146,12 +148,40 @@ class ExecRefused:
         return f"{self.reason.words}: {shown(self.detail)}" if self.detail else self.reason.words
 
 
+def _is_errno(instance: object, field: attrs.Attribute[Any], value: int) -> None:
+    if value and value not in errno.errorcode:
+        _refuse(instance, field, "0 or an errno", f"is {value}")
+
+
+@attrs.frozen(kw_only=True)
+class CopyReport:
+    """What became of files that were copied.
+
+    Args:
+        error: The errno of what the guest's kernel refused; 0 if nothing was.
+        path: What could not be copied.
+        problem: Why, if that is not the errno's own text; as the guest wrote it.
+        skipped: How many things were left out.
+        skipped_names: The first of them, and why each; as the guest wrote it.
+    """
+
+    error: int = attrs.field(default=0, validator=_is_errno)
+    path: bytes = attrs.field(default=b"", validator=_sized(0, PATH_BYTES))
+    problem: str = attrs.field(default="", validator=_sized(0, _DETAIL_CHARACTERS))
+    skipped: int = attrs.field(default=0, validator=_between(0, _COUNT_MAX))
+    skipped_names: tuple[bytes, ...] = attrs.field(default=(), validator=_sized(0, 100))
+
+
 @attrs.frozen
 class ExecExited:
-    """The command has ended: by itself with ``exit_code``, or by ``signal`` if that is not 0."""
+    """The command has ended: by itself with ``exit_code``, or by ``signal`` if that is not 0.
+
+    If it was no command but files that were copied, ``copy`` says what became of them.
+    """
 
     exit_code: int = attrs.field(validator=_between(0, 255))
     signal: int = attrs.field(validator=_between(0, SIGNAL_MAX))
+    copy: CopyReport | None = None
 
 
 ExecEvent = ExecStarted | ExecRefused | ExecExited
@@ -207,8 +237,22 @@ def exec_event(message: wire.ExecResponse) -> ExecEvent:
         case wire.ExecResponse(refused=wire.ExecRefused() as refused):
             return ExecRefused(_refusal(refused.reason), refused.detail)
         case wire.ExecResponse(exited=wire.ExecExited() as exited):
-            return ExecExited(exited.exit_code, exited.signal)
+            report = None if exited.copy is None else _copy_report(exited.copy)
+            return ExecExited(exited.exit_code, exited.signal, report)
     raise GuestProtocolError(f"the guest's ExecResponse has a {present[0]} of another type")
+
+
+def _copy_report(message: wire.CopyReport) -> CopyReport:
+    *names, rest = message.skipped_names.split(b"\0")
+    if rest:
+        raise GuestProtocolError(f"the guest's CopyReport.skipped_names has no end: {rest[:50]!r}")
+    return CopyReport(
+        error=message.error,
+        path=message.path,
+        problem=message.problem,
+        skipped=message.skipped,
+        skipped_names=tuple(names),
+    )
 
 
 def _refusal(reason: wire.RefusalReason) -> Refusal:
@@ -246,3 +290,18 @@ def exec_start(command: Command) -> wire.ExecStart:
         allowed = f"at most {MAX_MESSAGE_BYTES} bytes, arguments and environment together"
         raise InvalidOptionError("command", f"{length} bytes", allowed)
     return request
+
+
+def copy_out(path: bytes) -> wire.ExecStart:
+    """Return the question that has what is at a path packed."""
+    return wire.ExecStart(
+        copy=wire.Copy(path=path, out=True),
+        stdout_window=OUTPUT_WINDOW_BYTES,
+    )
+
+
+def copy_in(path: bytes, *, replace: bool, keep_owners: bool) -> wire.ExecStart:
+    """Return the question that has what is sent unpacked at a path."""
+    return wire.ExecStart(
+        copy=wire.Copy(path=path, replace=replace, keep_owners=keep_owners),
+    )

@@ -38,13 +38,11 @@ from boxlite._scopes import open_nursery_unwrapped
 from ._generated.boxlite.v1 import ExecResponse, ExecStart
 from .channel import stream_number
 from .conversation import Conversation, Phase
-from .convert import SIGNAL_MAX, ExecExited, exec_event, exec_start
+from .convert import SIGNAL_MAX, ExecExited, exec_event
 from .lost import fresh
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-
-    from boxlite._command import Command
 
     from .link import Link
 
@@ -279,19 +277,15 @@ class RawExecution:
 
 
 @asynccontextmanager
-async def open_execution(link: Link, command: Command) -> AsyncIterator[RawExecution]:
-    """Run a command in the guest for as long as the block lasts.
+async def open_execution(link: Link, request: ExecStart) -> AsyncIterator[RawExecution]:
+    """Run a command in the guest, or copy files, for as long as the block lasts.
 
     Entering it does not wait for the guest. Leaving it before the command has
     ended resets the call, so that the guest kills the command's process group;
     it does not wait for that either: all of it is local, and so takes no time
     that a guest could draw out.
-
-    Raises:
-        InvalidOptionError: The command is too large for one message.
     """
     raw = RawExecution(link)
-    request = exec_start(command)
     async with open_nursery_unwrapped() as nursery:
         nursery.start_soon(raw.run, request, name="exec")
         try:

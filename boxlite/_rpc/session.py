@@ -21,7 +21,16 @@ from boxlite._wire import PING_PAYLOAD_BYTES
 
 from ._generated.boxlite import v1 as wire
 from .channel import GuestChannel
-from .convert import GuestInfo, Pong, executions_ended, guest_info, pong
+from .convert import (
+    GuestInfo,
+    Pong,
+    copy_in,
+    copy_out,
+    exec_start,
+    executions_ended,
+    guest_info,
+    pong,
+)
 from .execution import open_execution
 from .files import FileCalls
 from .link import Link
@@ -128,8 +137,27 @@ class GuestSession:
         Leaving the block before the command has ended kills it; see
         :func:`~boxlite._rpc.execution.open_execution`. An error of the block,
         or of a method of the execution, leaves it as itself, not in a group.
+
+        Raises:
+            InvalidOptionError: The command is too large for one message.
         """
-        return open_execution(self._link, command)
+        return open_execution(self._link, exec_start(command))
+
+    def copy_out(self, path: bytes) -> AbstractAsyncContextManager[RawExecution]:
+        """Have what is at a path packed: an execution whose standard output is the tar."""
+        return open_execution(self._link, copy_out(path))
+
+    def copy_in(
+        self, path: bytes, *, replace: bool, keep_owners: bool
+    ) -> AbstractAsyncContextManager[RawExecution]:
+        """Have a tar unpacked: an execution whose standard input it is.
+
+        Args:
+            path: What the root of the archive is to be.
+            replace: Replace files that are there.
+            keep_owners: Keep the archive's numeric owners.
+        """
+        return open_execution(self._link, copy_in(path, replace=replace, keep_owners=keep_owners))
 
     async def _call(
         self,

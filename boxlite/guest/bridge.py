@@ -39,18 +39,19 @@ _BUFFER_BYTES: Final = 1 << 12
 _BUFFERS: Final = 64
 _READ: Final = memoryview(bytearray(_BUFFERS * _BUFFER_BYTES))
 _READ_PARTS: Final = [_READ[at : at + _BUFFER_BYTES] for at in range(0, len(_READ), _BUFFER_BYTES)]
+#: What is read at once from this size on is passed on where it lies.
+_LARGE_BYTES: Final = 1 << 15
 #: Reads before others get their turn.
 _READS_PER_TURN: Final = 4
 
 
-def _by_host(data: bytes) -> Iterator[bytes]:
+def _by_host(data: memoryview) -> Iterator[memoryview]:
     """Divide what was read where another host begins, which is at the beginning of a buffer."""
-    begin, at = 0, data.find(PREFACE, 1)
-    while at >= 0:
-        if not at % _BUFFER_BYTES:
+    begin = 0
+    for at in range(_BUFFER_BYTES, len(data), _BUFFER_BYTES):
+        if data[at] == PREFACE[0] and data[at : at + len(PREFACE)] == PREFACE:
             yield data[begin:at]
             begin = at
-        at = data.find(PREFACE, at + 1)
     yield data[begin:]
 
 
@@ -88,8 +89,11 @@ class AgentPort:
         self._read()
 
     def _read(self) -> None:
-        """Take what has arrived, several reads at once: each pass through h2 costs."""
-        received: list[bytes] = []
+        """Take what has arrived: large reads one by one, small ones together.
+
+        Each pass through h2 costs; and so does each copy of what is large.
+        """
+        small: list[bytes] = []
         absent = False
         for _ in range(_READS_PER_TURN):
             try:
@@ -102,31 +106,36 @@ class AgentPort:
             if not size:
                 absent = True
                 break
-            for data in _by_host(bytes(_READ[:size])):
-                received = self._take(data, received)
+            for data in _by_host(_READ[:size]):
+                self._take(data, small)
         else:
             self._loop.call_soon(self._read)
-        self._deliver(received)
+        self._deliver_small(small)
         if absent:
             self._end()
 
-    def _take(self, data: bytes, received: list[bytes]) -> list[bytes]:
-        """Add what one host sent to what was received; deliver that if it was another's."""
+    def _take(self, data: memoryview, small: list[bytes]) -> None:
+        """Deliver what one host sent, or add it to what was small and of the same host."""
         if self._connection is None:
             data = self._find_preface(data)
-        if data.startswith(PREFACE):
-            self._deliver(received)
-            received = []
+        if data[: len(PREFACE)] == PREFACE:
+            self._deliver_small(small)
             self._begin()
-        received.append(data)
-        return received
+        if len(data) < _LARGE_BYTES:
+            small.append(bytes(data))
+        else:
+            self._deliver_small(small)
+            if self._connection is not None:
+                self._connection.deliver(data)
 
-    def _find_preface(self, data: bytes) -> bytes:
+    def _find_preface(self, data: memoryview) -> memoryview:
         """Return ``data``, preceded by what came before if that began a preface."""
+        if not self._head and not PREFACE.startswith(data[: len(PREFACE)]):
+            return data
         self._head += data
         if len(self._head) < len(PREFACE) and PREFACE.startswith(self._head):
-            return b""
-        data, self._head = self._head, b""
+            return memoryview(b"")
+        data, self._head = memoryview(self._head), b""
         return data
 
     def _begin(self) -> None:
@@ -135,9 +144,10 @@ class AgentPort:
         self._connection = PortTransport(self._fd, protocol, self._poller, self._loop, self._ended)
         protocol.connection_made(self._connection)
 
-    def _deliver(self, received: list[bytes]) -> None:
-        if received and self._connection is not None:
-            self._connection.deliver(received[0] if len(received) == 1 else b"".join(received))
+    def _deliver_small(self, small: list[bytes]) -> None:
+        if small and self._connection is not None:
+            self._connection.deliver(small[0] if len(small) == 1 else b"".join(small))
+        small.clear()
 
     def _end(self) -> None:
         self._head = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from boxlite._rpc._generated.boxlite.v1 import (
 )
 
 from .bulk import bulk_of
+from .copying import CopyIn, CopyOut, copying
 from .execution import Execution
 from .guest_service import only_message
 from .spawn import RefusedError, spawn
@@ -58,25 +60,23 @@ class ExecutionService:
         }
 
     async def exec(self, stream: ExecStream) -> None:
-        """Run one command for as long as its stream lives."""
+        """Run one command, or copy, for as long as its stream lives."""
         request = await only_message(stream)
         if self._executions.closed:
             raise GRPCError(Status.UNAVAILABLE, "the guest is shutting down")
+        if request.copy is not None:
+            await self._copy(stream, copying(request.copy, request.stdout_window))
+            return
         try:
             execution = self._start(request)
         except RefusedError as refused:
             answer = ExecRefused(reason=refused.reason, detail=refused.detail)
             await stream.send_message(ExecResponse(refused=answer))
             return
-
         ended = False
-        bulk = bulk_of(stream)
         self._executions.add(execution)
         try:
-            with bulk.heard_by(execution.hear):
-                started = ExecStarted(pid=execution.pid)
-                await stream.send_message(ExecResponse(started=started))
-                await execution.report(stream.send_message, bulk)
+            await _serve(stream, execution, execution.pid)
             ended = True
         finally:
             if not ended:
@@ -84,5 +84,19 @@ class ExecutionService:
             execution.close()
             self._executions.remove(execution)
 
+    @staticmethod
+    async def _copy(stream: ExecStream, copy: CopyIn | CopyOut) -> None:
+        try:
+            await _serve(stream, copy, os.getpid())
+        finally:
+            copy.close()
+
     def _start(self, start: ExecStart) -> Execution:
         return Execution(spawn(start), start, self._poller, self._reaper)
+
+
+async def _serve(stream: ExecStream, what: Execution | CopyIn | CopyOut, pid: int) -> None:
+    bulk = bulk_of(stream)
+    with bulk.heard_by(what.hear):
+        await stream.send_message(ExecResponse(started=ExecStarted(pid=pid)))
+        await what.report(stream.send_message, bulk)

@@ -113,7 +113,7 @@ class AgentProtocol(H2Protocol):
                 self.connection.flush()
         return self._acknowledged
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Process what the host sent; unlike grpclib's own, says GOAWAY on an error."""
         try:
             for part in self._splitter.feed(data):

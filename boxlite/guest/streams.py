@@ -173,7 +173,7 @@ class InputStream:
         self._poller = poller
         self._wake = wake
         self._end_mark = end_mark
-        self._queue: deque[bytes | memoryview] = deque()
+        self._queue: deque[memoryview] = deque()
         self._enlarged = False
         self._owed = 0  # Bytes that the host has sent and that were not granted again.
         self._taken = 0  # Of these, the ones that the command has taken.
@@ -186,8 +186,10 @@ class InputStream:
         if self._ended or self._owed + len(data) > self._window:
             return False
         self._owed += len(data)
-        self._queue.append(data)
+        self._queue.append(memoryview(data))
         self._write()
+        if self._queue:  # What is left of it lies in a buffer that is somebody else's.
+            self._queue[-1] = memoryview(bytes(self._queue[-1]))
         return True
 
     def end(self) -> None:
@@ -195,7 +197,7 @@ class InputStream:
         if not self._ended:
             self._ended = True
             if self._end_mark:
-                self._queue.append(self._end_mark)
+                self._queue.append(memoryview(self._end_mark))
             self._write()
 
     def grant(self) -> int:

@@ -62,12 +62,16 @@ class PortTransport(asyncio.Transport):
         self._closing = False
         self._ended = False
 
-    def deliver(self, data: bytes) -> None:
-        """Pass on what the host sent. An error in the protocol ends this connection only."""
+    def deliver(self, data: bytes | memoryview) -> None:
+        """Pass on what the host sent. An error in the protocol ends this connection only.
+
+        Args:
+            data: The protocol must copy what it keeps of it.
+        """
         if self._closing:
             return
         try:
-            self._protocol.data_received(data)
+            self._protocol.data_received(data)  # type: ignore[arg-type] # ours takes both
         except Exception as error:  # noqa: BLE001 - reported by the port, with its traceback
             self._end(error)
 

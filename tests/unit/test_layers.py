@@ -17,7 +17,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_generated" not in p
 #: What runs in other processes, and what it may import from the package.
 APART = {
     "shim": {"_wire"},
-    "guest": {"_wire", "_bulk", "_rpc._generated"},
+    "guest": {"_wire", "_bulk", "_tree", "_rpc._generated"},
 }
 
 

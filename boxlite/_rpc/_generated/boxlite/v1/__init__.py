@@ -6,6 +6,8 @@
 __all__ = (
     "ChangeRequest",
     "ChangeResponse",
+    "Copy",
+    "CopyReport",
     "EnvironmentVariable",
     "ExecExited",
     "ExecRefused",
@@ -164,6 +166,66 @@ default_message_pool.register_message("boxlite.v1", "ChangeResponse", ChangeResp
 
 
 @dataclass(eq=False, repr=False)
+class Copy(betterproto2.Message):
+    """
+    Copying in, the tar is standard input and ends with it; copying out, the tar
+    is standard output. The exit says what became of it.
+    """
+
+    path: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
+    """
+    Absolute, without a NUL. What is packed, or where the root of what comes is put.
+    """
+
+    out: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+
+    replace: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+    """
+    Copying in: files that are there are replaced, directories are used in any case.
+    """
+
+    keep_owners: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    Copying in: files keep their numeric owners; without it they belong to root.
+    """
+
+
+default_message_pool.register_message("boxlite.v1", "Copy", Copy)
+
+
+@dataclass(eq=False, repr=False)
+class CopyReport(betterproto2.Message):
+    error: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
+    """
+    The errno(3) of what the kernel refused; 0 if nothing was refused.
+    """
+
+    path: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
+    """
+    What could not be copied, at most 4,096 bytes: a path, or a name in the tar.
+    """
+
+    problem: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Why, if that is not the errno's own text, at most 4,096 characters.
+    """
+
+    skipped: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+    """
+    How many things were left out, being neither files nor directories nor links,
+    or having vanished meanwhile.
+    """
+
+    skipped_names: "bytes" = betterproto2.field(5, betterproto2.TYPE_BYTES)
+    """
+    The first of them, at most 100: path, a colon, why, and a NUL after each.
+    """
+
+
+default_message_pool.register_message("boxlite.v1", "CopyReport", CopyReport)
+
+
+@dataclass(eq=False, repr=False)
 class EnvironmentVariable(betterproto2.Message):
     name: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
 
@@ -185,6 +247,13 @@ class ExecExited(betterproto2.Message):
     signal: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
     """
     The signal that ended the command, or 0.
+    """
+
+    copy: "CopyReport | None" = betterproto2.field(
+        3, betterproto2.TYPE_MESSAGE, optional=True
+    )
+    """
+    Present if files were copied.
     """
 
 
@@ -270,6 +339,14 @@ class ExecStart(betterproto2.Message):
     """
     Standard error goes where standard output goes: one pipe, in the order in
     which it was written, and everything arrives as stdout.
+    """
+
+    copy: "Copy | None" = betterproto2.field(
+        8, betterproto2.TYPE_MESSAGE, optional=True
+    )
+    """
+    Instead of a program: files are copied, as the tar that boxlite/_tree
+    describes. Of the fields above only stdout_window counts then.
     """
 
 
