@@ -37,7 +37,8 @@ class Scenario:
         what: A line about it.
         run: Measures so many rounds; the first series is the baseline.
         rounds: How many, unless one is told.
-        unit: ``"ms"`` for samples in seconds, ``"MiB"`` for samples in bytes, or "" for counts.
+        unit: ``"ms"`` for samples in seconds, ``"MiB"`` for samples in bytes, or what the
+            samples are in.
     """
 
     name: str

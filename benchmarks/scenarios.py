@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import commands, death, memory, starts
+from . import commands, death, memory, starts, throughput
 from .harness import Scenario
 
 SCENARIOS = {
@@ -31,6 +31,32 @@ SCENARIOS = {
             what="round trips in a started box",
             run=commands.commands,
             rounds=100,
+        ),
+        Scenario(
+            name="exec-many",
+            what="a command of 200, one by one and 20 at a time",
+            run=throughput.many,
+            rounds=5,
+        ),
+        Scenario(
+            name="bulk-out",
+            what="64 MiB out of a box",
+            run=throughput.out,
+            rounds=15,
+            unit="MiB/s",
+        ),
+        Scenario(
+            name="bulk-in",
+            what="64 MiB into a box",
+            run=throughput.into,
+            rounds=15,
+            unit="MiB/s",
+        ),
+        Scenario(
+            name="trees",
+            what="10,000 files of some hundred bytes",
+            run=throughput.trees,
+            rounds=3,
         ),
         Scenario(
             name="parallel-starts",

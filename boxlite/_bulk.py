@@ -173,8 +173,10 @@ class Splitter:
             if kind in KINDS:
                 begin = at
         if at > begin:
-            whole_is_bytes = isinstance(data, bytes) and at - begin == len(data)
-            yield data if whole_is_bytes else bytes(view[begin:at])
+            if isinstance(data, bytes) and at - begin == len(data):
+                yield data
+            else:
+                yield bytes(view[begin:at])
         self._held = bytes(view[at:])
 
 

@@ -204,8 +204,8 @@ async def copy_out(
     unpacker = Unpacker(staging.directory, staging.name, rules, tally.count)
     try:
         async with session.copy_out(os.fsencode(source)) as raw:
-            while data := await raw.receive(Channel.STDOUT, _CHUNK_BYTES):
-                await trio.to_thread.run_sync(unpacker.feed, data)
+            while pieces := await raw.receive_pieces(Channel.STDOUT, _CHUNK_BYTES):
+                await trio.to_thread.run_sync(_feed, unpacker, pieces)
                 tally.tell()
             report = await _report(raw)
         _raise_refusal(report, "the guest cannot pack it")
@@ -218,6 +218,11 @@ async def copy_out(
         with trio.move_on_after(_TIDY_SECONDS, shield=True):
             await trio.to_thread.run_sync(_tidy, unpacker, staging)
     return tally.result(report)
+
+
+def _feed(unpacker: Unpacker, pieces: list[memoryview]) -> None:
+    for piece in pieces:
+        unpacker.feed(piece)
 
 
 def _tidy(unpacker: Unpacker, staging: Staging) -> None:

@@ -15,12 +15,17 @@ that is said to have exited cannot write any more, whatever the guest does.
 from __future__ import annotations
 
 import enum
+from collections import deque
+from typing import Final
 
 from boxlite._bulk import DATA_BYTES, Channel
 from boxlite._errors import BoxliteError, ExecStartError, GuestProtocolError
 from boxlite._wire import OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
 
 from .convert import ExecEvent, ExecExited, ExecRefused, ExecStarted
+
+#: Up to this size, small pieces of output are put together.
+_GATHER_BYTES: Final = 1 << 10
 
 
 class Phase(enum.Enum):
@@ -43,14 +48,15 @@ class Inbox:
     def __init__(self, window: int = OUTPUT_WINDOW_BYTES) -> None:
         self._window = window
         self._room = window
-        self._data = bytearray()
+        self._pieces: deque[memoryview] = deque()
+        self._size = 0
         self._taken = 0
 
     def __len__(self) -> int:
-        return len(self._data)
+        return self._size
 
-    def add(self, data: bytes | memoryview) -> None:
-        """Store output from the guest.
+    def add(self, data: memoryview) -> None:
+        """Store output from the guest, where it lies if that is most of what lies there.
 
         Raises:
             GuestProtocolError: It is more than the guest was granted.
@@ -60,18 +66,32 @@ class Inbox:
                 f"the guest sent {len(data)} bytes of output where it may send {self._room}"
             )
         self._room -= len(data)
-        self._data += data
-
-    def take(self, max_bytes: int) -> bytes:
-        """Return up to so many bytes, from the beginning."""
-        if len(self._data) <= max_bytes:
-            data, self._data = bytes(self._data), bytearray()
+        self._size += len(data)
+        if len(data) < _GATHER_BYTES:  # Many small pieces must not cost many times their bytes.
+            last = self._pieces[-1] if self._pieces else None
+            if last is not None and len(last) < _GATHER_BYTES:
+                self._pieces[-1] = memoryview(bytes(last) + data)
+            else:
+                self._pieces.append(memoryview(bytes(data)))
+        elif 2 * len(data) < memoryview(data.obj).nbytes:
+            self._pieces.append(memoryview(bytes(data)))
         else:
-            with memoryview(self._data) as held:
-                data = bytes(held[:max_bytes])
-            del self._data[:max_bytes]
-        self._taken += len(data)
-        return data
+            self._pieces.append(data)
+
+    def take(self, max_bytes: int) -> list[memoryview]:
+        """Return up to so many bytes, from the beginning, in pieces."""
+        taken: list[memoryview] = []
+        left = max_bytes
+        while left and self._pieces:
+            piece = self._pieces.popleft()
+            if len(piece) > left:
+                self._pieces.appendleft(piece[left:])
+                piece = piece[:left]
+            taken.append(piece)
+            left -= len(piece)
+        self._size -= max_bytes - left
+        self._taken += max_bytes - left
+        return taken
 
     @property
     def grant_due(self) -> bool:
@@ -128,7 +148,7 @@ class Conversation:
                 self._require(event, Phase.RUNNING)
                 self.exited, self.phase = event, Phase.LAST_WORD
 
-    def hear_data(self, channel: Channel, data: bytes | memoryview) -> None:
+    def hear_data(self, channel: Channel, data: memoryview) -> None:
         """Take bytes that the command wrote.
 
         They may be heard before the start that was sent before them, because

@@ -90,7 +90,13 @@ class RawExecution:
         return self._talk.exited
 
     async def receive(self, channel: Channel, max_bytes: int = DATA_BYTES) -> bytes:
-        """Return some output as soon as there is any; ``b""`` when the command has ended.
+        """Return some output as soon as there is any; ``b""`` when the command has ended."""
+        return b"".join(await self.receive_pieces(channel, max_bytes))
+
+    async def receive_pieces(
+        self, channel: Channel, max_bytes: int = DATA_BYTES
+    ) -> list[memoryview]:
+        """Return some output in the pieces that it came in; none when the command has ended.
 
         Taking output gives the guest room to send more. A stream from which
         nobody takes any stops after a window of 2 MiB, and only that stream.

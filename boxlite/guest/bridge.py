@@ -48,10 +48,13 @@ _READS_PER_TURN: Final = 4
 def _by_host(data: memoryview) -> Iterator[memoryview]:
     """Divide what was read where another host begins, which is at the beginning of a buffer."""
     begin = 0
-    for at in range(_BUFFER_BYTES, len(data), _BUFFER_BYTES):
-        if data[at] == PREFACE[0] and data[at : at + len(PREFACE)] == PREFACE:
-            yield data[begin:at]
-            begin = at
+    at = (firsts := bytes(data[::_BUFFER_BYTES])).find(PREFACE[0], 1)
+    while at > 0:
+        place = at * _BUFFER_BYTES
+        if data[place : place + len(PREFACE)].tobytes() == PREFACE:
+            yield data[begin:place]
+            begin = place
+        at = firsts.find(PREFACE[0], at + 1)
     yield data[begin:]
 
 
@@ -118,7 +121,7 @@ class AgentPort:
         """Deliver what one host sent, or add it to what was small and of the same host."""
         if self._connection is None:
             data = self._find_preface(data)
-        if data[: len(PREFACE)] == PREFACE:
+        if data[: len(PREFACE)].tobytes() == PREFACE:
             self._deliver_small(small)
             self._begin()
         if len(data) < _LARGE_BYTES:
