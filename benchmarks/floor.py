@@ -29,7 +29,7 @@ from boxlite._startup.machine import Machine
 from boxlite._vm.argv import SocketChardev
 from boxlite._vm.shim import Chardevs, MachineFiles
 from boxlite._vm.template import open_template
-from boxlite._wire import AGENT_PORTS
+from boxlite._wire import AGENT_PORTS, CONNECTION_OPENING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +157,8 @@ def _execute(agent: Path) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_SECONDS)
         connection.connect(str(agent))
-        connection.sendall(client.data_to_send())
+        opening = CONNECTION_OPENING.format(nonce=_NONCE).encode()
+        connection.sendall(opening + client.data_to_send())
         received = b""
         while True:
             for event in client.receive_data(connection.recv(1 << 16)):

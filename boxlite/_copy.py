@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -15,7 +15,7 @@ from ._bulk import Channel
 from ._errors import CopyRefusedError, GuestProtocolError, InvalidOptionError
 from ._path import BoxPath
 from ._publish import Staging
-from ._tree.format import Kind, Member, TarError
+from ._tree.format import NAME_BYTES, Kind, Member, TarError
 from ._tree.names import ROOT
 from ._tree.pack import Span, pack
 from ._tree.unpack import Rules, Unpacker
@@ -35,7 +35,6 @@ MEMBERS_MAX: Final = 1_000_000
 _CHUNK_BYTES: Final = 1 << 20
 #: Data from this size on is not gathered with what is before it.
 _LARGE_BYTES: Final = 1 << 17
-_TIDY_SECONDS: Final = 30.0
 _SKIPPED_NAMES: Final = 100
 
 
@@ -144,7 +143,7 @@ async def copy_in(
             report = await _report(raw)
     finally:
         chunks.close()
-    _raise_refusal(report, "the guest cannot unpack it")
+    _raise_refusal(report, "the guest cannot unpack it", target)
     return tally.result(report)
 
 
@@ -208,15 +207,20 @@ async def copy_out(
                 await trio.to_thread.run_sync(_feed, unpacker, pieces)
                 tally.tell()
             report = await _report(raw)
-        _raise_refusal(report, "the guest cannot pack it")
+        _raise_refusal(report, "the guest cannot pack it", source)
         await trio.to_thread.run_sync(unpacker.finish)
         await trio.to_thread.run_sync(partial(staging.publish, replace=replace))
     except TarError as error:
         raise CopyRefusedError(_within(error.name), error.problem) from None
+    except OSError as error:
+        if isinstance(error.filename, bytes):  # A member that the disk did not take.
+            error.filename = str(target / _within(error.filename))
+        raise
     finally:
-        # Disk work that ends by itself; half a copy must not stay when we are cancelled.
-        with trio.move_on_after(_TIDY_SECONDS, shield=True):
-            await trio.to_thread.run_sync(_tidy, unpacker, staging)
+        # Half a copy must not stay when we are cancelled. It is disk work, which ends by
+        # itself; a limiter of its own, so that it does not wait for other threads.
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(_tidy, unpacker, staging, limiter=trio.CapacityLimiter(1))
     return tally.result(report)
 
 
@@ -239,12 +243,15 @@ async def _report(raw: RawExecution) -> CopyReport:
     return exited.copy
 
 
-def _raise_refusal(report: CopyReport, what: str) -> None:
+def _raise_refusal(report: CopyReport, what: str, path: str) -> None:
     """Raise what the guest's kernel, or its agent, refused."""
     if report.error:
         why = report.problem or os.strerror(report.error)
         shown = why if why.isprintable() else ascii(why)
-        raise OSError(report.error, f"{what}: {shown}", os.fsdecode(report.path))
+        where = report.path
+        if not where.startswith(b"/"):  # The name of a member.
+            where = os.fsencode(PurePosixPath(path) / _within(where))
+        raise OSError(report.error, f"{what}: {shown}", os.fsdecode(where))
 
 
 def _within(name: bytes) -> str:
@@ -285,6 +292,8 @@ def own_name(path: str | os.PathLike[str]) -> str:
 def _named(field: str, path: str, name: str | None) -> str:
     if name is not None and path.endswith("/"):
         path += name
-    if name is not None and path.endswith("/"):
+    if name is not None and path.rpartition("/")[2] in ("", ".", ".."):
         raise InvalidOptionError(field, path, "the name of the copy: the source has none")
+    if len(os.fsencode(path)) > NAME_BYTES:
+        raise InvalidOptionError(field, path[:50] + "...", f"at most {NAME_BYTES} bytes")
     return path

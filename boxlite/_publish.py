@@ -1,7 +1,8 @@
-"""A copy that is complete, put where it is to be: all of it or nothing.
+"""A copy that is complete, put where it is to be.
 
 A copy is made beside its destination, under a name that nobody else has. Putting it in
-place is a rename, or, where there is a directory already, one for each thing in it.
+place is a rename, or, where there is a directory already, one for each thing in it, after
+a look at whether anything is in the way.
 """
 
 from __future__ import annotations
@@ -9,13 +10,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import contextmanager
+from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+_PARENT_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: How much of a destination's name that of its copy has.
+_NAME_BYTES: Final = 200
+#: How many names of a directory are held at once: the guest chose how many there are.
+_BATCH: Final = 1000
 
 
 class Staging:
@@ -37,9 +46,14 @@ class Staging:
     def __init__(self, destination: Path) -> None:
         self._destination = destination
         self._made = [path for path in destination.parents if not os.path.lexists(path)]
-        self.name = os.fsencode(f".{destination.name[:100]}.{token_hex(8)}")
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        self.directory = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        name = os.fsencode(destination.name)[:_NAME_BYTES]
+        self.name = b".%s.%s" % (name, token_hex(8).encode())
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            self.directory = os.open(destination.parent, _PARENT_FLAGS)
+        except OSError:
+            self._remove_made()
+            raise
 
     def publish(self, *, replace: bool) -> None:
         """Put the copy in place.
@@ -48,24 +62,24 @@ class Staging:
             replace: Replace files that are there.
 
         Raises:
-            OSError: Something there is in the way, and nothing was put anywhere.
+            OSError: Something there is in the way. That is looked for before anything is
+                moved into a directory that is there; what only shows then stays moved.
         """
-        target = os.fsencode(self._destination.name)
-        ours = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
-        theirs = _stat(target, self.directory)
-        if theirs is None or not (stat.S_ISDIR(ours.st_mode) and stat.S_ISDIR(theirs.st_mode)):
-            _check(ours, theirs, os.fsencode(self._destination), replace=replace)
-            os.rename(self.name, target, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        target, here = os.fsencode(self._destination.name), self.directory
+        ours = os.stat(self.name, dir_fd=here, follow_symlinks=False)
+        theirs = _stat(target, here)
+        where = os.fsencode(self._destination)
+        if not _are_directories(ours, theirs):
+            _check(ours, theirs, where, replace=replace)
+            os.rename(self.name, target, src_dir_fd=here, dst_dir_fd=here)
         else:
-            mode = stat.S_IMODE(ours.st_mode)
-            os.chmod(self.name, mode | stat.S_IRWXU, dir_fd=self.directory)
-            source = os.open(self.name, _DIRECTORY_FLAGS, dir_fd=self.directory)
+            os.chmod(self.name, stat.S_IRWXU, dir_fd=here)
+            source = os.open(self.name, _DIRECTORY_FLAGS, dir_fd=here)
             try:
-                into = os.open(target, _DIRECTORY_FLAGS, dir_fd=self.directory)
+                into = os.open(target, _DIRECTORY_FLAGS, dir_fd=here)
                 try:
-                    where = os.fsencode(self._destination)
-                    _merge(source, into, where, replace=replace, act=False)
-                    _merge(source, into, where, replace=replace, act=True)
+                    _check_merge(source, into, where, replace=replace)
+                    _merge(source, into)
                 finally:
                     os.close(into)
             finally:
@@ -78,6 +92,9 @@ class Staging:
             remove(self.directory, self.name)
         finally:
             os.close(self.directory)
+            self._remove_made()
+
+    def _remove_made(self) -> None:
         for path in self._made:
             try:
                 path.rmdir()
@@ -103,38 +120,75 @@ def remove(directory: int, name: bytes) -> None:
         os.chmod(name, stat.S_IRWXU, dir_fd=directory)
     fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=directory)
     try:
-        for each in os.listdir(fd):
-            remove(fd, os.fsencode(each))
+        for name_below in _batches(fd):
+            remove(fd, name_below)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=directory)
 
 
-def _merge(source: int, into: int, where: bytes, *, replace: bool, act: bool) -> None:
-    """Move what is in one directory to another one, or only see whether that can be done."""
-    for each in os.listdir(source):
-        name = os.fsencode(each)
-        path = where + b"/" + name
+def _batches(directory: int) -> Iterator[bytes]:
+    """Give the names in a directory, of which each is gone when the next one is asked for."""
+    while True:
+        with os.scandir(directory) as entries:
+            names = [os.fsencode(entry.name) for entry in islice(entries, _BATCH)]
+        if not names:
+            return
+        yield from names
+
+
+def _check_merge(source: int, into: int, where: bytes, *, replace: bool) -> None:
+    """See that everything in one directory can be moved into another one.
+
+    Raises:
+        OSError: It cannot.
+    """
+    if not os.access(".", os.W_OK | os.X_OK, dir_fd=into):
+        raise _error(errno.EACCES, where)
+    if os.fstat(source).st_dev != os.fstat(into).st_dev:
+        raise _error(errno.EXDEV, where)
+    with os.scandir(source) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            path = where + b"/" + name
+            ours, theirs = entry.stat(follow_symlinks=False), _stat(name, into)
+            if _are_directories(ours, theirs):
+                with _both(name, ours, source, into) as (below, there):
+                    _check_merge(below, there, path, replace=replace)
+            else:
+                _check(ours, theirs, path, replace=replace)
+
+
+def _merge(source: int, into: int) -> None:
+    """Move everything in one directory into another one."""
+    for name in _batches(source):
         ours = os.stat(name, dir_fd=source, follow_symlinks=False)
-        theirs = _stat(name, into)
-        if theirs is not None and stat.S_ISDIR(ours.st_mode) and stat.S_ISDIR(theirs.st_mode):
-            if not os.access(name, os.W_OK | os.X_OK, dir_fd=into):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
-            with_access = stat.S_IMODE(ours.st_mode) | stat.S_IRWXU
-            os.chmod(name, with_access, dir_fd=source)
-            below = os.open(name, _DIRECTORY_FLAGS, dir_fd=source)
-            try:
-                there = os.open(name, _DIRECTORY_FLAGS, dir_fd=into)
-                try:
-                    _merge(below, there, path, replace=replace, act=act)
-                finally:
-                    os.close(there)
-            finally:
-                os.close(below)
-            continue
-        _check(ours, theirs, path, replace=replace)
-        if act:
+        if _are_directories(ours, _stat(name, into)):
+            with _both(name, ours, source, into) as (below, there):
+                _merge(below, there)
+            os.rmdir(name, dir_fd=source)
+        else:
             _move(name, ours, source, into)
+
+
+def _are_directories(ours: os.stat_result, theirs: os.stat_result | None) -> bool:
+    return theirs is not None and stat.S_ISDIR(ours.st_mode) and stat.S_ISDIR(theirs.st_mode)
+
+
+@contextmanager
+def _both(name: bytes, ours: os.stat_result, source: int, into: int) -> Iterator[tuple[int, int]]:
+    """Open a directory of the copy, whatever its permissions are, and the one of its name."""
+    if ours.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(name, stat.S_IRWXU, dir_fd=source)
+    below = os.open(name, _DIRECTORY_FLAGS, dir_fd=source)
+    try:
+        there = os.open(name, _DIRECTORY_FLAGS, dir_fd=into)
+        try:
+            yield below, there
+        finally:
+            os.close(there)
+    finally:
+        os.close(below)
 
 
 def _move(name: bytes, found: os.stat_result, source: int, into: int) -> None:
@@ -161,7 +215,11 @@ def _check(
         number = errno.EEXIST
     else:
         return
-    raise OSError(number, os.strerror(number), os.fsdecode(path))
+    raise _error(number, path)
+
+
+def _error(number: int, path: bytes) -> OSError:
+    return OSError(number, os.strerror(number), os.fsdecode(path))
 
 
 def _stat(name: bytes, directory: int) -> os.stat_result | None:

@@ -137,16 +137,20 @@ class Runtime:
         """
         if self._closed:
             raise StateError("attach to a box", required="an open runtime", actual="closed")
-        options = self._detached(box_id)
+        options, nonce = self._detached(box_id)
         with self._using(box_id):
             async with self._membership(), self._startup(options, on_stage, box_id=box_id) as start:
+                start.nonce = nonce
                 await start.bring_up(BOX_ATTACH)
                 timings = tuple(start.log.timings)
                 async with used_box(start, options=options, timings=timings) as box:
                     yield box
 
-    def _detached(self, box_id: str) -> BoxOptions:
-        """Return what a box of this home is that can be attached to, or could be if it ran."""
+    def _detached(self, box_id: str) -> tuple[BoxOptions, str]:
+        """Return what a box of this home is that can be attached to, or could be if it ran.
+
+        With it comes what its guest knows its hosts by.
+        """
         # Checked before it becomes a path.
         if not isinstance(box_id, str) or not _ID.fullmatch(box_id):
             allowed = f"{_ID_LENGTH} letters a-z and digits, as Box.id has them"
@@ -157,10 +161,10 @@ class Runtime:
         if box_id in self._used:
             required, actual = "not open in this program", "open in it"
             raise StateError("attach to a box", required=required, actual=actual)
-        options = read_record(layout)
-        if options is None and is_alive(layout):
+        record = read_record(layout)
+        if record is None and is_alive(layout):
             raise StateError("attach to a box", required="detached", actual="not detached")
-        return options or BoxOptions()
+        return record or (BoxOptions(), "")
 
     @contextmanager
     def _using(self, box_id: str) -> Iterator[None]:

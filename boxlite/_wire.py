@@ -21,6 +21,10 @@ took the template.
 When the agent has answered this start's nonce, the shim connects to the ready
 socket and sends ``ready N`` and a newline: so an accepted, authenticated
 connection means that the guest answers calls, and nothing else does.
+
+A connection on an agent port begins with ``CONNECTION_OPENING`` and goes on with
+HTTP/2. The nonce in it is what tells the guest that another host process speaks from
+here on: no file or argument that a host passes on can say the same.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ AGENT_PORTS: Final = 4
 #: virtio-serial port names, as the guest sees them in /sys/class/virtio-ports.
 CONTROL_PORT_NAME: Final = "boxlite.control"
 AGENT_PORT_NAME: Final = "boxlite.agent.{index}"
+
+CONNECTION_OPENING: Final = "boxlite {nonce}\n"
 
 CONTROL_LINE_BYTES: Final = 4096
 #: Bytes of fresh randomness that the shim mixes into the guest's pool at every start.

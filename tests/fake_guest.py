@@ -22,8 +22,8 @@ from boxlite._command import Command, TerminalSize
 from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._rpc.session import GuestSession, open_session
 from boxlite._scopes import open_nursery_unwrapped
-from boxlite._wire import OUTPUT_WINDOW_BYTES
-from boxlite.guest.bridge import PREFACE
+from boxlite._wire import CONNECTION_OPENING, OUTPUT_WINDOW_BYTES
+from boxlite.guest.server import PREFACE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     Script = Callable[["Call"], Awaitable[None]]
 
 BOOT_ID = "0123456789abcdef" * 2
+NONCE = "fedcba9876543210" * 2
+#: What precedes HTTP/2 on every connection.
+OPENING = CONNECTION_OPENING.format(nonce=NONCE).encode()
 
 
 def command(
@@ -205,6 +208,7 @@ class _ServerTransport(asyncio.Transport):
         self._protocol = protocol
         self._send, self._outbox = trio.open_memory_channel[bytes](10_000)
         self._closing = False
+        self._opening = len(OPENING)
         self._splitter = Splitter(skip=len(PREFACE))
         self.listeners: dict[int, Callable[[Frame], None]] = {}
 
@@ -214,7 +218,9 @@ class _ServerTransport(asyncio.Transport):
             nursery.start_soon(self._write)
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 while data := await self._stream.receive_some(65_536):
-                    for part in self._splitter.feed(bytes(data)):
+                    skipped = min(self._opening, len(data))
+                    self._opening -= skipped
+                    for part in self._splitter.feed(bytes(data[skipped:])):
                         if isinstance(part, bytes):
                             self._protocol.data_received(part)
                         elif part.call in self.listeners:
@@ -280,5 +286,5 @@ async def unanswered(
     else:
         ours, theirs = trio.testing.memory_stream_pair()
     with trio.fail_after(cap):
-        async with open_session(ours) as session:
+        async with open_session(ours, nonce=NONCE) as session:
             yield session, theirs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from fake_guest import unanswered
+from fake_guest import OPENING, unanswered
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import RequestReceived
@@ -46,6 +46,7 @@ class HostileGuest:
         self._stream = stream
         self._h2 = H2Connection(H2Configuration(client_side=False, validate_outbound_headers=False))
         self._h2.initiate_connection()
+        self._opening = len(OPENING)
 
     async def send(self, data: bytes) -> None:
         """Send bytes as they are."""
@@ -59,7 +60,9 @@ class HostileGuest:
         """Greet, wait until the host asks something, and return the stream of the call."""
         await self.greet()
         while data := await self._stream.receive_some():
-            for event in self._h2.receive_data(data):
+            skipped = min(self._opening, len(data))
+            self._opening -= skipped
+            for event in self._h2.receive_data(bytes(data[skipped:])):
                 if isinstance(event, RequestReceived):
                     await self.send(self._h2.data_to_send())
                     assert event.stream_id is not None

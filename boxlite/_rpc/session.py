@@ -17,7 +17,7 @@ from grpclib.const import Cardinality
 
 from boxlite._errors import GuestProtocolError, GuestTimeoutError, InternalError, InvalidOptionError
 from boxlite._scopes import open_nursery_unwrapped
-from boxlite._wire import PING_PAYLOAD_BYTES
+from boxlite._wire import CONNECTION_OPENING, PING_PAYLOAD_BYTES
 
 from ._generated.boxlite import v1 as wire
 from .channel import GuestChannel
@@ -187,14 +187,20 @@ class GuestSession:
 
 
 @asynccontextmanager
-async def open_session(stream: trio.abc.Stream) -> AsyncIterator[GuestSession]:
+async def open_session(stream: trio.abc.Stream, *, nonce: str) -> AsyncIterator[GuestSession]:
     """Speak to a guest over a stream for as long as the block lasts.
 
     Leaving the block closes the stream. The loss of the connection does not
     end the block: see :attr:`GuestSession.lost`.
+
+    Args:
+        stream: Connected to an agent port.
+        nonce: That of the guest's start.
     """
     async with open_nursery_unwrapped() as nursery:
-        session: GuestSession = await nursery.start(serve_session, stream, name="guest session")
+        session: GuestSession = await nursery.start(
+            serve_session, stream, nonce, name="guest session"
+        )
         try:
             yield session
         finally:
@@ -203,12 +209,13 @@ async def open_session(stream: trio.abc.Stream) -> AsyncIterator[GuestSession]:
 
 async def serve_session(
     stream: trio.abc.Stream,
+    nonce: str,
     *,
     task_status: trio.TaskStatus[GuestSession] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a session as a task: ``session = await nursery.start(serve_session, stream)``.
+    """Run a session as a task: ``session = await nursery.start(serve_session, stream, nonce)``.
 
-    Starting it says nothing to the guest but HTTP/2's preface, and waits for
+    Starting it says nothing to the guest but what a connection begins with, and waits for
     nothing. It returns when the connection has ended, however that came, with
     ``session.lost`` set; being cancelled ends the connection. The stream is
     closed then. It raises nothing on account of the guest.
@@ -217,6 +224,7 @@ async def serve_session(
     try:
         async with trio_asyncio.open_loop() as loop:
             transport = StreamTransport(stream, lost)
+            transport.write(CONNECTION_OPENING.format(nonce=nonce).encode())
             loop.set_exception_handler(partial(_loop_failed, transport))
             channel = GuestChannel(transport, lost)
             channel.connect()

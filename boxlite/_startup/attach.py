@@ -57,7 +57,7 @@ async def reconnect_guest(start: Startup) -> None:
         try:
             stream = await connect_unix(start.layout.agent_sockets[0])
             start.session = await start.nursery.start(
-                session.serve_session, stream, name="guest session"
+                session.serve_session, stream, start.nonce, name="guest session"
             )
             await start.session.ping()
         except (GuestLostError, GuestProtocolError, OSError) as exc:

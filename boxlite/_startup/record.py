@@ -1,13 +1,14 @@
 """What a detached box is, in a file, so that another program can use it.
 
-It holds the values of environment variables, so only its owner may read it, in a
-directory that only its owner may enter.
+It holds the values of environment variables and the guest's nonce, so only its owner
+may read it, in a directory that only its owner may enter.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -19,20 +20,21 @@ from boxlite._options import BoxOptions
 if TYPE_CHECKING:
     from boxlite._layout import BoxLayout
 
-_VERSION: Final = 1
+_NONCE: Final = re.compile("[0-9a-f]{32}")
+_VERSION: Final = 2
 #: An environment can be large; no larger than the kernel takes (ARG_MAX, execve(2)).
 _FILE_BYTES: Final = 4 << 20
 
 
-def write_record(layout: BoxLayout, options: BoxOptions) -> None:
-    """Write down what a box is.
+def write_record(layout: BoxLayout, options: BoxOptions, nonce: str) -> None:
+    """Write down what a box is, and what its guest knows its hosts by.
 
     Raises:
         OSError: It cannot be written.
     """
     fields = attrs.asdict(options)
     fields["env"] = dict(options.env)
-    text = json.dumps({"version": _VERSION, "options": fields})
+    text = json.dumps({"version": _VERSION, "options": fields, "nonce": nonce})
     draft = layout.root / "box.json.new"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="ascii") as file:  # noqa: PTH123 - it has a descriptor
@@ -40,8 +42,8 @@ def write_record(layout: BoxLayout, options: BoxOptions) -> None:
     draft.rename(layout.record)
 
 
-def read_record(layout: BoxLayout) -> BoxOptions | None:
-    """Return what a box is, or None if it was not detached.
+def read_record(layout: BoxLayout) -> tuple[BoxOptions, str] | None:
+    """Return what a box is and its nonce, or None if it was not detached.
 
     Raises:
         HostError: It is written down in a way that this version does not know.
@@ -53,7 +55,10 @@ def read_record(layout: BoxLayout) -> BoxOptions | None:
         record = json.loads(excerpt.whole or b"")
         if record["version"] != _VERSION:
             raise ValueError(f"version {record['version']!r}")
-        return BoxOptions(**record["options"])
+        nonce = record["nonce"]
+        if not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
+            raise ValueError("its nonce is none")
+        return BoxOptions(**record["options"]), nonce
     except (ValueError, TypeError, KeyError, RecursionError, InvalidOptionError) as exc:
         reason = excerpt.problem or f"{type(exc).__name__}: {exc}"
         raise HostError(

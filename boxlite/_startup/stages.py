@@ -69,7 +69,7 @@ async def make_box_directory(start: Startup) -> None:
         make_directory(layout)
         start.undo.callback(remove_box, start)
         if start.options.detach:
-            write_record(layout, start.options)
+            write_record(layout, start.options, start.nonce)
     except OSError as exc:
         raise HostError(
             f"the directory of the box, {exc.filename}, cannot be made: {exc.strerror}",
@@ -193,7 +193,9 @@ async def connect_guest(start: Startup) -> None:
         stream = await connect_unix(start.layout.agent_sockets[0])
     except OSError as exc:
         raise await _fallen(start, exc) from exc
-    start.session = await start.nursery.start(serve_session, stream, name="guest session")
+    start.session = await start.nursery.start(
+        serve_session, stream, start.nonce, name="guest session"
+    )
 
 
 async def _fallen(start: Startup, error: Exception) -> BoxStartError:

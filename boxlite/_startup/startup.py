@@ -53,7 +53,8 @@ class Startup:
         stays: The VM is to run on when this is over.
         oom_kills: How many processes of ours the kernel had killed for memory before.
         argv: QEMU's command line, once there is one.
-        nonce: What this start's ready announcement must carry.
+        nonce: What this start's ready announcement must carry, and what its guest knows
+            its hosts by.
     """
 
     box_id: str

@@ -29,7 +29,6 @@ _SIZE_MAX: Final = (1 << 63) - 1
 _ID_MAX: Final = (1 << 32) - 2  # -1 means "leave it" to chown(2).
 _PAX_BYTES: Final = 3 * NAME_BYTES
 _DIGITS_MAX: Final = 20
-_MAP_BYTES: Final = (2 * SEGMENTS_MAX + 1) * (_DIGITS_MAX + 1) + BLOCK
 _TRAILING_BYTES: Final = 10_240  # Other tars fill their last record of 20 blocks.
 _PAX_KEYS: Final = frozenset(
     {"path", "linkpath", "size", "uid", "gid"}
@@ -52,7 +51,8 @@ class TarReader:
         self._records: dict[str, bytes] | None = None
         self._records_size = 0  # Of those that come next.
         self._sparse: tuple[Member, int] | None = None  # Whose map is read, and its data's size.
-        self._map = b""
+        self._map: list[int] = []
+        self._tail = b""
 
     def feed(self, data: bytes | memoryview) -> Iterator[Member | memoryview]:
         """Take the next bytes; yield each member, and after a file all of its data in pieces.
@@ -180,21 +180,26 @@ class TarReader:
         """Take one more block of a map; return the member when all of it is there."""
         assert self._sparse is not None
         member, size = self._sparse
-        self._map += block
-        *numbers, _ = self._map.split(b"\n")  # The last one may go on in the next block.
-        if not all(number.isdigit() and len(number) <= _DIGITS_MAX for number in numbers):
-            raise TarError(member.name, "the map of its holes is not made of numbers")
-        count = int(numbers[0]) if numbers else 0
-        if count > SEGMENTS_MAX or len(self._map) > min(size, _MAP_BYTES):
-            raise TarError(member.name, "the map of its holes is too long")
-        if len(numbers) < 1 + 2 * count or not numbers:
+        *lines, self._tail = (self._tail + block).split(b"\n")  # The last one may go on.
+        self._sparse = member, size - BLOCK
+        counted = 1 + 2 * self._map[0] if self._map else 0
+        for line in lines:
+            if counted and len(self._map) == counted:
+                break
+            if not line.isdigit() or len(line) > _DIGITS_MAX:
+                raise TarError(member.name, "the map of its holes is not made of numbers")
+            self._map.append(int(line))
+            counted = 1 + 2 * self._map[0]
+            if self._map[0] > SEGMENTS_MAX:
+                raise TarError(member.name, "the map of its holes is too long")
+        if not counted or len(self._map) < counted:
+            if size <= BLOCK or len(self._tail) > _DIGITS_MAX:
+                raise TarError(member.name, "the map of its holes is not whole")
             return None
-        size -= len(self._map)
-        self._sparse, self._map = None, b""
-        values = [int(number) for number in numbers[1 : 1 + 2 * count]]
-        member = member._replace(segments=tuple(zip(values[::2], values[1::2], strict=True)))
-        _check_segments(member, size)
-        self._data_left, self._skip = size, padding(size)
+        member = member._replace(segments=tuple(zip(self._map[1::2], self._map[2::2], strict=True)))
+        self._sparse, self._map, self._tail = None, [], b""
+        _check_segments(member, size - BLOCK)
+        self._data_left, self._skip = member.data_size, padding(member.data_size)
         return member
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_WALK_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -192,9 +193,9 @@ class Unpacker:
                 os.close(fd)
 
     @staticmethod
-    def _open(parent: int, name: bytes, member: bytes) -> int:
+    def _open(parent: int, name: bytes, member: bytes, flags: int = _DIRECTORY_FLAGS) -> int:
         try:
-            return os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+            return os.open(name, flags, dir_fd=parent)
         except FileNotFoundError:
             raise TarError(member, "its directory does not come before it") from None
         except OSError as error:
@@ -219,6 +220,8 @@ class Unpacker:
 
     def _make_symlink(self, parent: int, name: bytes, member: Member) -> None:
         os.symlink(member.target, name, dir_fd=parent)
+        times = (member.mtime, member.mtime)
+        os.utime(name, times, dir_fd=parent, follow_symlinks=False)
         if self._rules.owners:
             os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
 
@@ -227,7 +230,7 @@ class Unpacker:
         fd = os.dup(self._base)
         try:
             for part in above:
-                inner = self._open(fd, part, member.name)
+                inner = self._open(fd, part, member.name, _WALK_FLAGS)
                 os.close(fd)
                 fd = inner
             with suppress(FileNotFoundError):

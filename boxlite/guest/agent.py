@@ -6,6 +6,8 @@ import asyncio
 import os
 from typing import Any
 
+from boxlite._wire import CONNECTION_OPENING
+
 from . import console
 from .bridge import AgentPort
 from .edges import EdgePoller
@@ -30,6 +32,8 @@ class Agent:
         self._loop.set_exception_handler(self._on_stray_error)
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self.poller = EdgePoller(self._loop)
+        self._ports: list[AgentPort] = []
+        self._opening = b""
         reaper = Reaper()
         reaper.attach(self._loop)
         executions = Executions()
@@ -45,7 +49,15 @@ class Agent:
 
     def add_port(self, name: str, fd: int) -> None:
         """Serve whoever connects on a port."""
-        AgentPort(name, fd, self._server.make_protocol, self.poller, self._loop)
+        port = AgentPort(name, fd, self._server.make_protocol, self.poller, self._loop)
+        port.admit(self._opening)
+        self._ports.append(port)
+
+    def admit(self, nonce: str) -> None:
+        """Let hosts connect that know the nonce of this start."""
+        self._opening = CONNECTION_OPENING.format(nonce=nonce).encode()
+        for port in self._ports:
+            port.admit(self._opening)
 
     async def rehearse(self) -> None:
         """Go through a call of each kind, as if a host had made it."""

@@ -9,10 +9,10 @@ What the guest sees of the host on such a port:
 - A host process can go and the next one come before the guest has looked.
 
 So the port is opened once and stays open: closing it would throw away the first
-bytes of a host that has just come. A connection begins where the client's fixed
-HTTP/2 preface begins a read, whatever came before; it ends with the next
-preface, with a read of nothing, or when the protocol closes it. Bytes outside a
-connection are remains of the previous one and are dropped.
+bytes of a host that has just come. A connection begins where the opening of this
+boot's hosts begins a read, whatever came before; it ends with the next opening,
+with a read of nothing, or when the protocol closes it. Bytes outside a connection
+are remains of the previous one and are dropped.
 """
 
 from __future__ import annotations
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from .edges import EdgePoller
 
-#: RFC 9113, section 3.4.
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
 #: The device's buffers. A vectored read takes one of them for each of its parts, and
 #: stops at one that is not full.
 _BUFFER_BYTES: Final = 1 << 12
@@ -43,19 +40,6 @@ _READ_PARTS: Final = [_READ[at : at + _BUFFER_BYTES] for at in range(0, len(_REA
 _LARGE_BYTES: Final = 1 << 15
 #: Reads before others get their turn.
 _READS_PER_TURN: Final = 4
-
-
-def _by_host(data: memoryview) -> Iterator[memoryview]:
-    """Divide what was read where another host begins, which is at the beginning of a buffer."""
-    begin = 0
-    at = (firsts := bytes(data[::_BUFFER_BYTES])).find(PREFACE[0], 1)
-    while at > 0:
-        place = at * _BUFFER_BYTES
-        if data[place : place + len(PREFACE)].tobytes() == PREFACE:
-            yield data[begin:place]
-            begin = place
-        at = firsts.find(PREFACE[0], at + 1)
-    yield data[begin:]
 
 
 class AgentPort:
@@ -84,7 +68,12 @@ class AgentPort:
         self._loop = loop
         self._connection: PortTransport | None = None
         self._head = b""
+        self._opening = b""
         poller.watch(fd, self._on_edge)
+
+    def admit(self, opening: bytes) -> None:
+        """Let hosts connect that begin with these bytes; before, nobody can."""
+        self._opening = opening
 
     def _on_edge(self, events: int) -> None:
         if events & edges.OUT and self._connection is not None:
@@ -109,7 +98,7 @@ class AgentPort:
             if not size:
                 absent = True
                 break
-            for data in _by_host(_READ[:size]):
+            for data in self._by_host(_READ[:size]):
                 self._take(data, small)
         else:
             self._loop.call_soon(self._read)
@@ -117,29 +106,44 @@ class AgentPort:
         if absent:
             self._end()
 
+    def _by_host(self, data: memoryview) -> Iterator[memoryview]:
+        """Divide what was read where another host begins, which is at the beginning of a buffer."""
+        begin, at = 0, 1
+        firsts = bytes(data[::_BUFFER_BYTES])
+        while self._opening and (at := firsts.find(self._opening[0], at)) > 0:
+            if self._opens(data[at * _BUFFER_BYTES :]):
+                yield data[begin : at * _BUFFER_BYTES]
+                begin = at * _BUFFER_BYTES
+            at += 1
+        yield data[begin:]
+
+    def _opens(self, data: memoryview) -> bool:
+        return bool(self._opening) and data[: len(self._opening)].tobytes() == self._opening
+
     def _take(self, data: memoryview, small: list[bytes]) -> None:
         """Deliver what one host sent, or add it to what was small and of the same host."""
         if self._connection is None:
-            data = self._find_preface(data)
-        if data[: len(PREFACE)].tobytes() == PREFACE:
+            data = self._find_opening(data)
+        if self._opens(data):
             self._deliver_small(small)
             self._begin()
-        if len(data) < _LARGE_BYTES:
-            small.append(bytes(data))
-        else:
+            data = data[len(self._opening) :]
+        if len(data) >= _LARGE_BYTES:
             self._deliver_small(small)
             if self._connection is not None:
                 self._connection.deliver(data)
+        elif data:
+            small.append(bytes(data))
 
-    def _find_preface(self, data: memoryview) -> memoryview:
-        """Return ``data``, preceded by what came before if that began a preface."""
-        if not self._head and not PREFACE.startswith(data[: len(PREFACE)]):
+    def _find_opening(self, data: memoryview) -> memoryview:
+        """Return ``data``, preceded by what came before if that began an opening."""
+        if self._opens(data):
             return data
-        self._head += data
-        if len(self._head) < len(PREFACE) and PREFACE.startswith(self._head):
+        self._head += data[: len(self._opening)]
+        if len(self._head) < len(self._opening) and self._opening.startswith(self._head):
             return memoryview(b"")
-        data, self._head = memoryview(self._head), b""
-        return data
+        head, self._head = self._head, b""
+        return memoryview(head + data[len(self._opening) :])
 
     def _begin(self) -> None:
         self._end()

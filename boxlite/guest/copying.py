@@ -17,7 +17,7 @@ from grpclib.exceptions import GRPCError
 
 from boxlite._bulk import DATA_BYTES, Channel, Frame, Piece, Room
 from boxlite._rpc._generated.boxlite.v1 import Copy, CopyReport, ExecExited, ExecResponse
-from boxlite._tree.format import Member, TarError
+from boxlite._tree.format import NAME_BYTES, Member, TarError
 from boxlite._tree.pack import Span, pack
 from boxlite._tree.unpack import Rules, Unpacker
 from boxlite._wire import STDIN_WINDOW_BYTES
@@ -51,11 +51,11 @@ class _Report:
         """Say why there is nothing more."""
         self._failed = True
         if isinstance(error, TarError):
-            self._message.error, self._message.path = errno.EINVAL, error.name
+            self._message.error, self._message.path = errno.EINVAL, error.name[:NAME_BYTES]
             self._message.problem = error.problem
             return
         self._message.error = error.errno or errno.EIO
-        self._message.path = os.fsencode(error.filename or b"")
+        self._message.path = os.fsencode(error.filename or b"")[:NAME_BYTES]
         known = os.strerror(self._message.error)
         self._message.problem = "" if error.strerror == known else str(error.strerror)
 

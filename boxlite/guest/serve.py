@@ -38,6 +38,7 @@ async def serve() -> None:
     console.log("waiting for the host")
     hello = control.wait_hello()
     identity.refresh(unix_time_ns=hello.unix_time_ns, entropy=hello.entropy, random_fd=random_fd)
+    agent.admit(hello.nonce)
     # The host connects while the rest is done: no call is answered before the loop goes on.
     control.send_ready(hello.nonce)
     control.watch(agent.poller, agent.shutdown.stop)

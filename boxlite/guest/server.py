@@ -21,7 +21,6 @@ from boxlite._bulk import BulkError, Splitter
 from boxlite._wire import MAX_MESSAGE_BYTES
 
 from . import console
-from .bridge import PREFACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
     from boxlite._bulk import Frame
 
+#: RFC 9113, section 3.4.
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _PING_DATA: Final = b"settled?"
 
 

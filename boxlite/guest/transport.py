@@ -204,8 +204,8 @@ class PortTransport(asyncio.Transport):
             return
         self._ended = True
         self._closing = True
-        self._unsent.clear()
-        self._unsent_after.clear()
+        # Not cleared: the end may come of a write, which still has a view of what it writes.
+        self._unsent, self._unsent_after = bytearray(), bytearray()
         self._piped = 0
         if self._pipe is not None:
             for fd in self._pipe:

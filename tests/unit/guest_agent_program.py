@@ -55,6 +55,7 @@ def main() -> None:
         await agent.rehearse()
         control = ControlPort(control_fd)
         hello = control.wait_hello()
+        agent.admit(hello.nonce)
         control.watch(agent.poller, agent.shutdown.stop)
         agent.add_port("packets", port_fd)
 

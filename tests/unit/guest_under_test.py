@@ -25,7 +25,7 @@ from grpclib.protocol import H2Protocol
 
 from boxlite import _bulk as bulk
 from boxlite._rpc._generated.boxlite import v1 as wire
-from boxlite._wire import STDIN_WINDOW_BYTES
+from boxlite._wire import CONNECTION_OPENING, STDIN_WINDOW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -39,6 +39,8 @@ T = TypeVar("T")
 SECONDS: Final = 20
 NONCE: Final = "0123456789abcdef" * 2
 MACHINE_ID: Final = "fedcba9876543210" * 2
+#: What a connection begins with.
+OPENING: Final = CONNECTION_OPENING.format(nonce=NONCE).encode()
 PLENTY: Final = 1 << 30
 ENVIRONMENT: Final = {b"PATH": b"/usr/bin:/bin"}
 
@@ -49,6 +51,8 @@ class _Protocol(H2Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.splitter = bulk.Splitter()
         self.listeners: dict[int, Callable[[bulk.Frame], None]] = {}
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(OPENING)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 from fake_engine import FakeEngine, fake_engine
+from fake_guest import NONCE
 
 import boxlite
 from boxlite import BoxState
@@ -149,7 +150,7 @@ async def test_a_living_box_that_is_not_detached_is_refused(
         with pytest.raises(boxlite.StateError, match="not detached"):
             async with runtime.attach(box_id):
                 pytest.fail("attached")
-        write_record(runtime.home.box(box_id), BoxOptions(detach=True))
+        write_record(runtime.home.box(box_id), BoxOptions(detach=True), NONCE)
         await attach_and_stop(runtime, box_id)
         with pytest.raises(boxlite.InvalidOptionError):
             async with runtime.attach(box_id):
@@ -201,11 +202,11 @@ def test_a_record_is_for_its_owner_and_is_read_back(tmp_path: Path) -> None:
     options = BoxOptions(detach=True, env={"A": "1", "B": "2"}, memory_mib=512)
     assert read_record(layout) is None
 
-    write_record(layout, options)
+    write_record(layout, options, NONCE)
 
-    assert read_record(layout) == options
+    assert read_record(layout) == (options, NONCE)
     assert layout.record.stat().st_mode & 0o777 == 0o600
-    assert json.loads(layout.record.read_text())["version"] == 1
+    assert json.loads(layout.record.read_text())["version"] == 2
     layout.record.unlink()
     layout.record.symlink_to("/etc/passwd")
     with pytest.raises(boxlite.HostError, match="not a regular file"):

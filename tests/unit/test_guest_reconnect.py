@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from guest_under_test import (
+    OPENING,
     AgentUnderTest,
     ProcessWatch,
     leave,
@@ -44,6 +45,7 @@ class Host:
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding="ascii"))
         self._events: deque[Event] = deque()
         self._h2.initiate_connection()
+        self._port.send(OPENING)
         self.flush()
 
     def flush(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from fake_guest import BOOT_ID, command, connected, unanswered
+from fake_guest import BOOT_ID, NONCE, command, connected, unanswered
 
 import boxlite._rpc
 from boxlite._bulk import Channel
@@ -146,7 +146,7 @@ async def test_serve_session_returns_when_the_guest_has_gone() -> None:
     async with trio.open_nursery() as nursery:
 
         async def serve(*, task_status: trio.TaskStatus[GuestSession]) -> None:
-            await serve_session(ours, task_status=task_status)
+            await serve_session(ours, NONCE, task_status=task_status)
             returned.set()
 
         session: GuestSession = await nursery.start(serve)
@@ -187,7 +187,7 @@ async def _hold_execution(session: GuestSession, *, task_status: trio.TaskStatus
 async def test_leaving_a_session_closes_its_stream() -> None:
     """The guest sees the end of the connection at once."""
     ours, theirs = trio.testing.memory_stream_pair()
-    async with open_session(ours):
+    async with open_session(ours, nonce=NONCE):
         await trio.testing.wait_all_tasks_blocked()
     while await theirs.receive_some():
         pass
@@ -200,7 +200,7 @@ async def test_a_cancelled_session_is_over_and_the_stream_closed() -> None:
     """Cancellation comes through as itself."""
     ours, _theirs = trio.testing.memory_stream_pair()
     with trio.CancelScope() as scope:
-        async with open_session(ours) as session:
+        async with open_session(ours, nonce=NONCE) as session:
             scope.cancel()
             await trio.sleep_forever()
 

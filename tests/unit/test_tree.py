@@ -12,13 +12,14 @@ import pytest
 from tars import ROOT, directory, file, link, tar
 
 from boxlite._publish import Staging, remove
-from boxlite._tree.format import Member
 from boxlite._tree.pack import Span, pack
 from boxlite._tree.unpack import Rules, Unpacker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from boxlite._tree.format import Member
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
@@ -56,7 +57,7 @@ def facts(root: Path) -> dict[str, tuple[object, ...]]:
         kind = stat.S_IFMT(about.st_mode)
         found[str(path.relative_to(root))] = (
             about.st_mode,
-            0 if kind == stat.S_IFLNK else about.st_mtime_ns // 10**9,
+            about.st_mtime_ns // 10**9,
             path.read_bytes() if kind == stat.S_IFREG else b"",
             path.readlink() if kind == stat.S_IFLNK else "",
             about.st_nlink if kind == stat.S_IFREG else 0,
