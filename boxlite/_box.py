@@ -118,6 +118,7 @@ class Box:
         cwd: str | os.PathLike[str] = "/",
         terminal: TerminalSize | None = None,
         merge_stderr: bool = False,
+        user: str | int | None = None,
     ) -> AsyncIterator[Execution]:
         """Run a command and talk to it while it runs.
 
@@ -135,12 +136,14 @@ class Box:
                 empty and everything arrives on stdout.
             merge_stderr: Have it write both streams to one pipe, so that their
                 order is kept; then stderr is empty. Default: no.
+            user: Who it runs as: ``"USER"`` or ``"USER:GROUP"``, each a name that the box's
+                own files have, or a number. Its ``HOME`` is the user's. Default: root.
 
         Raises:
             InvalidOptionError: The command cannot be given to a program.
             ExecStartError: The guest could not start it: the program is not
                 there (``exit_code`` 127), cannot be executed (126), or the
-                directory is not there (125).
+                directory or the user is not there (125).
             BoxCrashedError: The VM died.
         """
         checked = check_command(
@@ -149,6 +152,7 @@ class Box:
             cwd=cwd,
             terminal=terminal,
             merge_stderr=merge_stderr,
+            user=user,
             beneath=self.options.env,
         )
         self._use.start.secrets.add((env or {}).values())
@@ -173,6 +177,7 @@ class Box:
         on_output: OnOutput | None = None,
         terminal: TerminalSize | None = None,
         merge_stderr: bool = False,
+        user: str | int | None = None,
     ) -> ExecResult:
         """Run a command to its end and return its exit and output.
 
@@ -193,6 +198,7 @@ class Box:
                 command and comes out. Default: none.
             terminal: As for :meth:`exec`.
             merge_stderr: As for :meth:`exec`.
+            user: As for :meth:`exec`.
 
         Returns:
             The result. A non-zero exit is a result, unless ``check``.
@@ -209,7 +215,7 @@ class Box:
             raise InvalidOptionError("input", input, "bytes")
         check_byte_count("max_output", max_output)
         async with self.exec(
-            command, env=env, cwd=cwd, terminal=terminal, merge_stderr=merge_stderr
+            command, env=env, cwd=cwd, terminal=terminal, merge_stderr=merge_stderr, user=user
         ) as execution:
             result = await run_to_end(
                 execution,

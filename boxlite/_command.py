@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 ARGUMENT_BYTES_MAX: Final = 131_071
 #: All arguments and variables together; leaves room in one message to the guest.
 COMMAND_BYTES_MAX: Final = 512 << 10
+
+_USER: Final = re.compile(r"[^:\0\n]{1,255}(:[^:\0\n]{1,255})?")
 
 #: The environment that a command gets beneath what the caller says.
 DEFAULT_ENVIRONMENT: Final = (
@@ -48,6 +51,7 @@ class Command:
     cwd: bytes
     terminal: TerminalSize | None
     merge_stderr: bool = False
+    user: bytes = b""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -62,6 +66,7 @@ def check_command(
     cwd: str | os.PathLike[str],
     terminal: TerminalSize | None,
     merge_stderr: bool = False,
+    user: str | int | None = None,
     beneath: tuple[tuple[str, str], ...],
 ) -> Command:
     """Return a command that the guest can be asked to run.
@@ -72,6 +77,7 @@ def check_command(
         cwd: The directory to run in, absolute.
         terminal: The size of its terminal, if it is to have one.
         merge_stderr: Its standard error is to be its standard output.
+        user: Who it is to run as.
         beneath: The variables of the box.
 
     Raises:
@@ -86,6 +92,9 @@ def check_command(
     variables = dict(DEFAULT_ENVIRONMENT)
     if terminal is not None:
         variables["TERM"] = "xterm-256color"
+    as_user = b"" if user is None else _user(user)
+    if as_user:
+        del variables["HOME"]  # The guest knows it.
     variables.update(beneath)
     variables.update(environment_pairs("env", env))
     pairs = tuple((_bytes(name), _bytes(value)) for name, value in variables.items())
@@ -100,8 +109,21 @@ def check_command(
         raise InvalidOptionError("terminal", terminal, "a TerminalSize")
     check_flag("merge_stderr", merge_stderr)
     return Command(
-        argv=argv, env=pairs, cwd=_bytes(where), terminal=terminal, merge_stderr=merge_stderr
+        argv=argv,
+        env=pairs,
+        cwd=_bytes(where),
+        terminal=terminal,
+        merge_stderr=merge_stderr,
+        user=as_user,
     )
+
+
+def _user(user: object) -> bytes:
+    text = str(user) if isinstance(user, int) and not isinstance(user, bool) else user
+    if not isinstance(text, str) or not _USER.fullmatch(text):
+        allowed = "USER or USER:GROUP, each a name or a number of the box"
+        raise InvalidOptionError("user", user, allowed)
+    return _bytes(text)
 
 
 def _argument(index: int, word: object) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final
@@ -49,7 +49,8 @@ class Staging:
         name = os.fsencode(destination.name)[:_NAME_BYTES]
         self.name = b".%s.%s" % (name, token_hex(8).encode())
         try:
-            destination.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # No directory: opening it says so better.
+                destination.parent.mkdir(parents=True, exist_ok=True)
             self.directory = os.open(destination.parent, _PARENT_FLAGS)
         except OSError:
             self._remove_made()

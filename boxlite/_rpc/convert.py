@@ -123,6 +123,7 @@ class Refusal(enum.Enum):
     CWD_NOT_FOUND = ("the directory to run in cannot be entered", 125)
     RESOURCES = ("the guest has not enough resources", 125)
     INVALID = ("the guest does not accept the request", 125)
+    USER_NOT_FOUND = ("the user was not found", 125)
 
     @property
     def words(self) -> str:
@@ -282,6 +283,7 @@ def exec_start(command: Command) -> wire.ExecStart:
         cwd=command.cwd,
         terminal=size,
         merge_stderr=command.merge_stderr,
+        user=command.user,
         stdout_window=OUTPUT_WINDOW_BYTES,
         stderr_window=OUTPUT_WINDOW_BYTES,
     )

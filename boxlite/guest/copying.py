@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final
 
 from grpclib.const import Status
@@ -176,7 +176,8 @@ class CopyIn:
         directory, name = os.path.split(os.path.realpath(path))
         if not name:
             raise OSError(errno.EINVAL, "it has no name", path)
-        os.makedirs(directory, exist_ok=True)
+        with suppress(FileExistsError):  # No directory: opening it says so better.
+            os.makedirs(directory, exist_ok=True)
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         rules = Rules(
             into_what_is_there=True,

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from boxlite._rpc._generated.boxlite.v1 import RefusalReason
 
+from .users import UnknownUserError, acting_as, find_user
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -82,6 +84,17 @@ def spawn(start: ExecStart) -> Spawned:
     if start.terminal is not None:
         check_terminal_size(start.terminal.rows, start.terminal.columns)
 
+    try:
+        user = find_user(start.user) if start.user else None
+    except UnknownUserError as error:
+        raise RefusedError(RefusalReason.USER_NOT_FOUND, str(error)) from None
+    if user is not None:
+        environment.setdefault(b"HOME", user.home)
+    with acting_as(user):
+        return _spawn_in(cwd, start, environment)
+
+
+def _spawn_in(cwd: bytes, start: ExecStart, environment: Mapping[bytes, bytes]) -> Spawned:
     try:
         os.chdir(cwd)
     except OSError as error:
@@ -193,7 +206,10 @@ def _spawn_on_pipes(
 
 
 def _spawn_on_terminal(
-    program: bytes, start: ExecStart, environment: Mapping[bytes, bytes], size: TerminalSize
+    program: bytes,
+    start: ExecStart,
+    environment: Mapping[bytes, bytes],
+    size: TerminalSize,
 ) -> Spawned:
     master, slave = os.openpty()
     ours = [master]

@@ -409,3 +409,107 @@ def test_an_execution_has_an_id_and_a_clear_description(in_box: InBox) -> None:
             assert other.signal == signal.SIGKILL
 
     in_box(scenario)
+
+
+@pytest.mark.parametrize(
+    ("user", "ids", "home"),
+    [
+        (None, b"0 0 0", b"/root"),
+        ("nobody", b"65534 65534 65534", b"/nonexistent"),
+        (65534, b"65534 65534 65534", b"/nonexistent"),
+        ("1234", b"1234 0 0", b"/"),
+        ("1234:nogroup", b"1234 65534 65534", b"/"),
+        ("nobody:77", b"65534 77 77", b"/nonexistent"),
+    ],
+)
+def test_a_command_can_run_as_somebody_else(
+    in_box: InBox, user: str | int | None, ids: bytes, home: bytes
+) -> None:
+    """With nothing of root's left to it, and a home of its own."""
+
+    async def scenario(box: boxlite.Box) -> None:
+        script = (
+            "echo $(id -u) $(id -g) $(id -G); echo $HOME; grep -E 'Cap(Prm|Eff)' /proc/self/status"
+        )
+        done = await box.run(["sh", "-c", script], user=user)
+        shown, where, *capabilities = done.stdout.splitlines()
+        assert (shown, where) == (ids, home)
+        none = all(int(line.split()[1], 16) == 0 for line in capabilities)
+        assert none == (user is not None)
+
+    in_box(scenario)
+
+
+def test_a_user_has_no_more_than_he_may(in_box: InBox) -> None:
+    """Neither root's files, nor root's place, nor the agent; the next command is root's again."""
+
+    async def scenario(box: boxlite.Box) -> None:
+        await box.path("/root/secret").write_bytes(b"x", mode=0o600)
+        for script in (
+            "cat /root/secret",
+            "echo > /etc/passwd",
+            "kill -9 1",
+            "python3 -c 'import os; os.setuid(0)'",
+        ):
+            done = await box.run(["sh", "-c", script], user="nobody")
+            assert done.exit_code != 0, script
+        done = await box.run(["cat", "/root/secret"], user="nobody", env={"HOME": "/tmp"})
+        assert done.exit_code == 1
+        size = boxlite.TerminalSize(rows=20, columns=30)
+        done = await box.run(["sh", "-c", "tty; id -u"], user="nobody", terminal=size)
+        assert done.stdout.endswith(b"65534\r\n")
+        assert done.stdout.startswith(b"/dev/pts/")
+        assert (await box.run(["id", "-u"])).stdout == b"0\n"
+
+    in_box(scenario)
+
+
+@pytest.mark.parametrize("user", ["somebody", "nobody:anybody", "99999999999"])
+def test_a_user_who_is_not_there_is_named(in_box: InBox, user: str) -> None:
+    """Whoever it is that is not there."""
+
+    async def scenario(box: boxlite.Box) -> None:
+        missing = user.rpartition(":")[2]
+        with pytest.raises(boxlite.ExecStartError, match=f"'{missing}'") as caught:
+            await box.run(["true"], user=user)
+        assert caught.value.exit_code == 125
+
+    in_box(scenario)
+
+
+@pytest.mark.parametrize("user", ["", ":", "a:", ":b", "a:b:c", "a\nb", "x" * 300, True, 1.5])
+def test_a_user_that_cannot_be_is_refused(in_box: InBox, user: Any) -> None:  # noqa: ANN401
+    """Before it is sent."""
+
+    async def scenario(box: boxlite.Box) -> None:
+        with pytest.raises(boxlite.InvalidOptionError, match="user"):
+            await box.run(["true"], user=user)
+
+    in_box(scenario)
+
+
+def test_a_thousand_commands_leave_nothing_behind(in_box: InBox) -> None:
+    """One after the other and two hundred at once; the agent has what it had before."""
+
+    async def scenario(box: boxlite.Box) -> None:
+        async def one(number: int) -> None:
+            done = await box.run(["echo", str(number)])
+            assert done.stdout == b"%d\n" % number
+
+        async def held() -> tuple[int, int]:
+            # Its own input has been closed by then, in the agent too.
+            script = "cat; ls /proc/1/fd | wc -l; ls -d /proc/[0-9]* | wc -l"
+            done = await box.run(["sh", "-c", script])
+            descriptors, processes = map(int, done.stdout.split())
+            return descriptors, processes
+
+        before = await held()
+        for number in range(800):
+            await one(number)
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(one, number)
+        assert await held() == before
+        assert box._use.start.session.open_calls == 0
+
+    in_box(scenario)

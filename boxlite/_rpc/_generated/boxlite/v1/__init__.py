@@ -84,6 +84,11 @@ class RefusalReason(betterproto2.Enum):
     The request breaks a rule of this file.
     """
 
+    USER_NOT_FOUND = 6
+    """
+    There is no such user or group.
+    """
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
@@ -93,6 +98,7 @@ class RefusalReason(betterproto2.Enum):
             3: "REFUSAL_REASON_CWD_NOT_FOUND",
             4: "REFUSAL_REASON_RESOURCES",
             5: "REFUSAL_REASON_INVALID",
+            6: "REFUSAL_REASON_USER_NOT_FOUND",
         }
 
     @classmethod
@@ -104,6 +110,7 @@ class RefusalReason(betterproto2.Enum):
             "REFUSAL_REASON_CWD_NOT_FOUND": 3,
             "REFUSAL_REASON_RESOURCES": 4,
             "REFUSAL_REASON_INVALID": 5,
+            "REFUSAL_REASON_USER_NOT_FOUND": 6,
         }
 
 
@@ -347,6 +354,12 @@ class ExecStart(betterproto2.Message):
     """
     Instead of a program: files are copied, as the tar that boxlite/_tree
     describes. Of the fields above only stdout_window counts then.
+    """
+
+    user: "bytes" = betterproto2.field(9, betterproto2.TYPE_BYTES)
+    """
+    Who the command runs as: USER or USER:GROUP, each a name of the guest's own
+    files or a number. Empty means root. It gets the user's HOME unless it has one.
     """
 
 
