@@ -27,6 +27,8 @@ COVERED = (
         )
     ),
 )
+#: The properties of what takes bytes from a guest.
+FUZZED = tuple(f"tests/property/test_{name}.py" for name in ("bulk", "convert", "tar"))
 GENERATED = Path("boxlite/_rpc/_generated")
 
 
@@ -84,6 +86,16 @@ def proto(session: nox.Session) -> None:
                 *("diff", "--recursive", "--exclude=__pycache__", made, str(GENERATED)),
                 external=True,
             )
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Give the code that reads a guest's bytes 20,000 inputs of each kind; arguments go to pytest."""
+    _install(session, "dev")
+    session.run(
+        *("pytest", "-q", "--hypothesis-profile=fuzz", "--durations=0"),
+        *(session.posargs or FUZZED),
+    )
 
 
 @nox.session

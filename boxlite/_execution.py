@@ -23,7 +23,7 @@ class CommandInput(trio.abc.SendStream):
     """A command's standard input.
 
     Sending waits while the command does not read: at most 2 MiB are on the
-    way. Closing it is the end of the command's input.
+    way, and 1 MiB more in its pipe. Closing it is the end of the command's input.
     """
 
     def __init__(self, raw: RawExecution) -> None:
@@ -58,8 +58,8 @@ class CommandInput(trio.abc.SendStream):
 class CommandOutput(trio.abc.ReceiveStream):
     """A command's standard output or standard error.
 
-    A stream that nobody reads stops the command's writing to it after 2 MiB,
-    and does not hold up the other one.
+    A stream that nobody reads stops the command's writing to it after 2 MiB, and
+    1 MiB more in its pipe, and does not hold up the other one.
     """
 
     def __init__(self, raw: RawExecution, stream: Literal[Channel.STDOUT, Channel.STDERR]) -> None:
