@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from boxlite._errors import GuestProtocolError, InvalidOptionError
 from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._rpc.channel import _StrictCodec
 from boxlite._rpc.convert import (
+    CopyReport,
     ExecEvent,
     ExecExited,
     ExecRefused,
@@ -61,6 +63,36 @@ events: st.SearchStrategy[tuple[wire.ExecResponse, ExecEvent]] = st.one_of(
         ),
         st.sampled_from(Refusal),
         detail,
+    ),
+    st.builds(
+        lambda error, path, problem, skipped: (
+            wire.ExecResponse(
+                exited=wire.ExecExited(
+                    copy=wire.CopyReport(
+                        error=error,
+                        path=path,
+                        problem=problem,
+                        skipped=len(skipped),
+                        skipped_names=b"".join(name + b"\0" for name in skipped),
+                    )
+                )
+            ),
+            ExecExited(
+                0,
+                0,
+                CopyReport(
+                    error=error,
+                    path=path,
+                    problem=problem,
+                    skipped=len(skipped),
+                    skipped_names=tuple(skipped),
+                ),
+            ),
+        ),
+        st.sampled_from([0, *errno.errorcode]),
+        st.binary(max_size=4096),
+        detail,
+        st.lists(st.binary(max_size=20).map(lambda name: name.replace(b"\0", b"")), max_size=100),
     ),
     st.builds(
         lambda code, signal: (
@@ -181,7 +213,7 @@ def test_a_member_of_another_type_is_refused() -> None:
         (wire.PingResponse, b"\x0d1234", "payload of wire type 5"),
         (wire.PingResponse, b"\x18\x01\x18\x02", "more than one uptime_ms"),
         (wire.PingResponse, b"\x00", "unknown field 0"),
-        (wire.ExecResponse, b"\x1a\x02\x18\x01", "ExecExited has an unknown field 3"),
+        (wire.ExecResponse, b"\x1a\x02\x78\x01", "ExecExited has an unknown field 15"),
         (wire.ExecResponse, b"\x1a\x02\x08\x80", "ExecExited has a number without an end"),
     ],
 )
