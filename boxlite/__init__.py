@@ -16,7 +16,8 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _code                                   Python code in a box
 #   _runtime                                the owner of a home
 #   _pool                                   boxes before anybody wants them
-#   _box                                    what holds while a box is open
+#   _open_box                               what holds while a box is open
+#   _box                                    what can be done with one
 #   _run, _copy, _use                        a command to its end; a copy; a box in use
 #   _path, _publish                         a path in a box; a copy put in place
 #   _execution                              a command while it runs

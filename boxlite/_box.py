@@ -1,9 +1,4 @@
-"""A box, and what holds while one is open.
-
-A box is a nursery: the session with the guest and the watch over its VM are
-tasks in it, the user's block runs in a cancel scope of it, and leaving the
-block ends them all.
-"""
+"""A box: what can be done with a running virtual machine."""
 
 from __future__ import annotations
 
@@ -15,19 +10,12 @@ import trio
 
 from ._command import check_command
 from ._copy import MAX_BYTES_DEFAULT, MEMBERS_MAX, box_path, copy_in, copy_out, host_path, own_name
-from ._errors import (
-    BoxCrashedError,
-    BoxliteError,
-    CommandFailedError,
-    GuestLostError,
-    InvalidOptionError,
-)
+from ._errors import CommandFailedError, InvalidOptionError
 from ._execution import Execution
 from ._options import check_byte_count, check_flag, check_seconds
 from ._path import BoxPath
 from ._run import run_to_end
 from ._tree.unpack import Rules
-from ._use import Use
 
 if TYPE_CHECKING:
     import os
@@ -40,8 +28,8 @@ if TYPE_CHECKING:
     from ._rpc.convert import GuestInfo
     from ._rpc.files import FileCalls
     from ._run import OnOutput
-    from ._startup.startup import Startup
     from ._state import BoxState
+    from ._use import Use
 
 T = TypeVar("T")
 
@@ -356,45 +344,3 @@ class Box:
             HostError: A process is still there after SIGKILL.
         """
         await self._use.stop()
-
-
-@asynccontextmanager
-async def used_box(
-    start: Startup, *, options: BoxOptions, timings: tuple[tuple[str, float], ...]
-) -> AsyncIterator[Box]:
-    """Run the block with a started box; afterwards have its guest power off, unless it stays.
-
-    Which error leaves it, when there are several to choose from:
-
-    1. an exception from the block that is not about the guest's loss is the
-       user's own, and wins; if the VM died too, a note on it says so;
-    2. a VM that died during the block is one :class:`BoxCrashedError`;
-    3. a lost connection to a living guest is a :class:`GuestLostError`.
-
-    A cancellation from outside stays a cancellation.
-
-    Args:
-        start: The box; its nursery may belong to another task.
-        options: What this user asked for.
-        timings: What the start took, for this user.
-    """
-    use = Use(start, stop_grace=options.stop_grace)
-    start.secrets.add(value for _, value in options.env)
-    start.nursery.start_soon(use.watch, name="VM watch")
-    lost: BoxliteError | None = None
-    try:
-        with use.body:
-            yield Box(use, options=options, timings=timings)
-    except (GuestLostError, BoxCrashedError) as exc:
-        lost = exc
-    except Exception as exc:
-        if use.crash is not None:
-            exc.add_note(f"the box died too: {use.crash.headline}")
-        raise
-    finally:
-        use.close()
-    if use.crash is not None:
-        raise BoxCrashedError(use.crash) from lost
-    if lost is not None:
-        raise lost
-    await use.end()

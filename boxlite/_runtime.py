@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 import trio
 
-from ._box import used_box
 from ._errors import HostError, InvalidOptionError, StateError
 from ._layout import HomeLayout
+from ._open_box import used_box
 from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
 from ._ownership import is_alive, owned, tidy
 from ._pool import Pool

@@ -113,9 +113,10 @@ class TarReader:
         return self._take_header(block)
 
     def _take_header(self, block: bytes) -> Member | None:
-        name, flag, size = _raw_name(block), block[156:157], _octal(block, 124, 12, "size")
+        name, flag = _raw_name(block), block[156:157]
         if block[257:265] != MAGIC:
             raise TarError(name, "its header is not one of ustar")
+        size = _octal(block, 124, 12, "size")
         if _octal(block, 148, 8, "checksum") != sum(block) - sum(block[148:156]) + 8 * ord(" "):
             raise TarError(name, "its header is damaged: the checksum is another")
         if flag == b"x":

@@ -208,7 +208,8 @@ class Unpacker:
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
-            if not self._rules.into_what_is_there:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if not (self._rules.into_what_is_there and stat.S_ISDIR(found.st_mode)):
                 raise
             made = None
         self._path.append(_Directory(name, self._open(parent, name, member.name), made))
