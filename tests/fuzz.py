@@ -6,12 +6,17 @@ python tests/fuzz.py [--examples N] [PYTEST ARGUMENTS]
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-FUZZED = [f"tests/property/test_{name}.py" for name in ("bulk", "convert", "tar")]
+FUZZED = [
+    *(f"tests/property/test_{name}.py" for name in ("bulk", "convert", "tar")),
+    "tests/hostile/test_guest_bytes.py",
+]
+FLOOD_FRAMES = 10_000_000
 
 
 def main() -> int:
@@ -26,6 +31,7 @@ def main() -> int:
         suppress_health_check=list(HealthCheck),
     )
     settings.load_profile("fuzz")
+    os.environ.setdefault("BOXLITE_FLOOD_FRAMES", str(FLOOD_FRAMES))
     return pytest.main(["-q", "--durations=0", *(rest or FUZZED)])
 
 

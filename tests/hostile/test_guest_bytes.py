@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import tracemalloc
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +52,7 @@ from boxlite._wire import MAX_MESSAGE_BYTES, OUTPUT_WINDOW_BYTES, STDIN_WINDOW_B
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from boxlite._rpc.execution import RawExecution
     from boxlite._rpc.session import GuestSession
 
     Attack = Callable[[HostileGuest], Awaitable[object]]
@@ -468,33 +472,46 @@ async def test_output_after_the_exit_is_dropped_or_refused() -> None:
         assert not session.lost.is_set()
 
 
-async def test_millions_of_tiny_frames_hold_neither_memory_nor_another_box() -> None:
-    """One byte in each, which is the most frames for a window: the stream fills up, no more.
+@pytest.mark.parametrize("read", [True, False], ids=["read", "late"])
+async def test_a_flood_of_tiny_frames_holds_neither_memory_nor_another_box(read: bool) -> None:
+    """Of output that is read as it comes, or of a call that has ended: ten bytes for each byte.
 
-    What each of them costs is the same, so a tenth of a window stands for ten of them.
+    ``nox -s fuzz`` sends ten million of them.
     """
-    async with (
-        connected() as (healthy, _),
-        attacked() as (session, guest),
-        session.execute(command()) as raw,
-    ):
-        call = await guest.answer(said(STARTED))
-        await raw.wait_started()
-        flood = stdout(call, 1) * 20_000
-        tracemalloc.start()
-        turns = 0
-        for _ in range(OUTPUT_WINDOW_BYTES // 10 // 20_000):
-            async with trio.open_nursery() as nursery:
+    frames = int(os.environ.get("BOXLITE_FLOOD_FRAMES", "200000"))
+    async with connected(3600) as (healthy, _), attacked(3600) as (session, guest):
+        async with session.execute(command()) as raw, trio.open_nursery() as nursery:
+            call = await guest.answer(said(STARTED))
+            await raw.wait_started()
+            if not read:
+                nursery.start_soon(_expect_exit, raw)
+                await guest.send_data(call, said(EXITED))
+                await guest.send_headers(call, OK, end=True)
+                await trio.testing.wait_all_tasks_blocked()
+            flood = stdout(call, 1) * 10_000
+            received = 0
+            before = _resident_bytes()
+            for _ in range(frames // 10_000):
                 nursery.start_soon(healthy.ping)
                 await guest.send(flood)
-            turns += 1
-        await trio.testing.wait_all_tasks_blocked()
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
+                got = 0
+                while read and got < 10_000:
+                    got += len(await raw.receive(Channel.STDOUT))
+                received += got
+                await trio.testing.wait_all_tasks_blocked()
+            grown = _resident_bytes() - before
 
-        assert len(raw._talk.inboxes[Channel.STDOUT]) == turns * 20_000
-        assert peak < 32 << 20
-        assert not session.lost.is_set()
+            assert received == (frames if read else 0)
+            assert grown < 32 << 20
+            assert not session.lost.is_set()
+
+
+async def _expect_exit(raw: RawExecution) -> None:
+    assert (await raw.wait()).exit_code == 0
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.parametrize("name", ON_THE_SESSION)
