@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .format import Kind, Member, TarError
@@ -19,7 +19,7 @@ from .names import check_target, components, shown
 from .reader import TarReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -80,6 +80,7 @@ class Unpacker:
         self._told = told
         self._reader = TarReader()
         self._bytes = self._members = 0
+        self._at = b""  # The member that an error of the system is about.
         self._path: list[_Directory] = []  # From the base down to where members are made.
         self._file: _File | None = None
 
@@ -90,11 +91,15 @@ class Unpacker:
             TarError: The archive is refused.
             OSError: Something cannot be written; ``filename`` is its name in the archive.
         """
-        for part in self._reader.feed(data):
-            if isinstance(part, Member):
-                self._begin(part)
-            else:
-                self._write(part)
+        try:
+            for part in self._reader.feed(data):
+                if isinstance(part, Member):
+                    self._begin(part)
+                else:
+                    self._write(part)
+        except OSError as error:
+            error.filename, error.filename2 = self._at, None
+            raise
 
     def finish(self) -> None:
         """Say that there is nothing more.
@@ -106,7 +111,11 @@ class Unpacker:
         self._reader.finish()
         if not self._members:
             raise TarError(b"", "there is nothing in it")
-        self._leave(0)
+        try:
+            self._leave(0)
+        except OSError as error:
+            error.filename = self._at
+            raise
 
     def close(self) -> None:
         """Close what is open. Idempotent."""
@@ -129,34 +138,33 @@ class Unpacker:
             )
         *above, name = self._parts(member.name, member)
         self._told(member)
-        with _named(member):
-            try:
-                parent = self._enter(above, member.name)
-                match member.kind:
-                    case Kind.DIRECTORY:
-                        self._make_directory(parent, name, member)
-                    case Kind.FILE:
-                        self._make_way(parent, name)
-                        fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
-                        self._file = _File(fd, member)
-                        self._end_file_if_complete()
-                    case Kind.SYMLINK:
-                        if not self._rules.links_out:
-                            check_target(member)
-                        self._make_way(parent, name)
-                        self._make_symlink(parent, name, member)
-                    case Kind.HARD_LINK:
-                        self._make_link(parent, name, member)
-            except FileExistsError:
-                if self._rules.into_what_is_there:
-                    raise
-                raise TarError(member.name, "it is there twice") from None
+        try:
+            parent = self._enter(above, member.name)
+            self._at = member.name
+            match member.kind:
+                case Kind.DIRECTORY:
+                    self._make_directory(parent, name, member)
+                case Kind.FILE:
+                    self._make_way(parent, name)
+                    fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
+                    self._file = _File(fd, member)
+                    self._end_file_if_complete()
+                case Kind.SYMLINK:
+                    if not self._rules.links_out:
+                        check_target(member)
+                    self._make_way(parent, name)
+                    self._make_symlink(parent, name, member)
+                case Kind.HARD_LINK:
+                    self._make_link(parent, name, member)
+        except FileExistsError:
+            if self._rules.into_what_is_there:
+                raise
+            raise TarError(member.name, "it is there twice") from None
 
     def _write(self, data: memoryview) -> None:
         assert self._file is not None
-        with _named(self._file.member):
-            self._file.write(data)
-            self._end_file_if_complete()
+        self._file.write(data)
+        self._end_file_if_complete()
 
     def _parts(self, name: bytes, member: Member) -> list[bytes]:
         """Return the components of a path from the base."""
@@ -187,8 +195,8 @@ class Unpacker:
             _, fd, member = self._path.pop()
             try:
                 if member is not None:
-                    with _named(member):
-                        self._set_attributes(fd, member)
+                    self._at = member.name
+                    self._set_attributes(fd, member)
             finally:
                 os.close(fd)
 
@@ -296,13 +304,3 @@ class _File:
     def _drop_empty(self) -> None:
         while self._segments and not self._segments[-1][1]:
             self._segments.pop()
-
-
-@contextmanager
-def _named(member: Member) -> Iterator[None]:
-    """Have an error of the system name the member."""
-    try:
-        yield
-    except OSError as error:
-        error.filename, error.filename2 = member.name, None
-        raise

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: The device's buffers. A vectored read takes one of them for each of its parts, and
 #: stops at one that is not full.
 _BUFFER_BYTES: Final = 1 << 12
-_BUFFERS: Final = 64
+_BUFFERS: Final = 128  # All that a port has.
 _READ: Final = memoryview(bytearray(_BUFFERS * _BUFFER_BYTES))
 _READ_PARTS: Final = [_READ[at : at + _BUFFER_BYTES] for at in range(0, len(_READ), _BUFFER_BYTES)]
 #: What is read at once from this size on is passed on where it lies.
