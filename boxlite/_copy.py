@@ -203,7 +203,9 @@ async def copy_out(
     unpacker = Unpacker(staging.directory, staging.name, rules, tally.count)
     try:
         async with session.copy_out(os.fsencode(source)) as raw:
-            while pieces := await raw.receive_pieces(Channel.STDOUT, _CHUNK_BYTES):
+            while pieces := await raw.receive_pieces(
+                Channel.STDOUT, _CHUNK_BYTES, at_least=_CHUNK_BYTES
+            ):
                 await trio.to_thread.run_sync(_feed, unpacker, pieces)
                 tally.tell()
             report = await _report(raw)

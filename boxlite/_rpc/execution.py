@@ -94,7 +94,7 @@ class RawExecution:
         return b"".join(await self.receive_pieces(channel, max_bytes))
 
     async def receive_pieces(
-        self, channel: Channel, max_bytes: int = DATA_BYTES
+        self, channel: Channel, max_bytes: int = DATA_BYTES, *, at_least: int = 1
     ) -> list[memoryview]:
         """Return some output in the pieces that it came in; none when the command has ended.
 
@@ -104,6 +104,8 @@ class RawExecution:
         Args:
             channel: Standard output or standard error.
             max_bytes: The most to return. Default 1 MiB.
+            at_least: What to wait for, unless the command ends before: 1 MiB at the most,
+                since the guest may have been granted no more than that. Default 1 byte.
 
         Raises:
             trio.BusyResourceError: Another task is receiving from this stream.
@@ -112,7 +114,7 @@ class RawExecution:
             raise InvalidOptionError("max_bytes", max_bytes, "at least 1")
         inbox = self._talk.inboxes[channel]
         with self._sole_user(channel):
-            await self._until(lambda: bool(inbox) or self._talk.phase is Phase.ENDED)
+            await self._until(lambda: len(inbox) >= at_least or self._talk.phase is Phase.ENDED)
             data = inbox.take(max_bytes)
         if inbox.grant_due and self._call_number and not self._talk.over:
             frame = room_frame(self._call_number, channel, inbox.grant())
