@@ -23,20 +23,22 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
 
+import boxlite._wire
 from boxlite._rpc._generated.boxlite.v1 import EnvironmentVariable, ExecStart
 from boxlite._startup.groundwork import Groundwork
 from boxlite._startup.machine import Machine
 from boxlite._vm.argv import SocketChardev
 from boxlite._vm.shim import Chardevs, MachineFiles
 from boxlite._vm.template import open_template
-from boxlite._wire import AGENT_PORTS, CONNECTION_OPENING
+from boxlite._wire import AGENT_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import boxlite
 
 _NONCE = "0" * 32
+#: Older trees, which this one is compared with, have none.
+_OPENING = getattr(boxlite._wire, "CONNECTION_OPENING", "").format(nonce=_NONCE).encode()
 _SECONDS = 60.0
 _WINDOW = 1 << 18
 
@@ -157,8 +159,7 @@ def _execute(agent: Path) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_SECONDS)
         connection.connect(str(agent))
-        opening = CONNECTION_OPENING.format(nonce=_NONCE).encode()
-        connection.sendall(opening + client.data_to_send())
+        connection.sendall(_OPENING + client.data_to_send())
         received = b""
         while True:
             for event in client.receive_data(connection.recv(1 << 16)):
