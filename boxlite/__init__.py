@@ -19,6 +19,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _open_box                               what holds while a box is open
 #   _box                                    what can be done with one
 #   _run, _copy, _use                        a command to its end; a copy; a box in use
+#   _copy_paths                             what a copy is called
 #   _path, _publish                         a path in a box; a copy put in place
 #   _execution                              a command while it runs
 #   _startup                                stages, race, report

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from ._command import check_command
-from ._copy import MAX_BYTES_DEFAULT, MEMBERS_MAX, box_path, copy_in, copy_out, host_path, own_name
+from ._copy import MAX_BYTES_DEFAULT, MEMBERS_MAX, copy_in, copy_out
+from ._copy_paths import box_path, host_path, own_name
 from ._errors import CommandFailedError, InvalidOptionError
 from ._execution import Execution
 from ._options import check_byte_count, check_flag, check_seconds

@@ -12,10 +12,9 @@ import attrs
 import trio
 
 from ._bulk import Channel
-from ._errors import CopyRefusedError, GuestProtocolError, InvalidOptionError
-from ._path import BoxPath
+from ._errors import CopyRefusedError, GuestProtocolError
 from ._publish import Staging
-from ._tree.format import NAME_BYTES, Kind, Member, TarError
+from ._tree.format import Kind, Member, TarError
 from ._tree.names import ROOT
 from ._tree.pack import Span, pack
 from ._tree.unpack import Rules, Unpacker
@@ -35,6 +34,7 @@ MEMBERS_MAX: Final = 1_000_000
 _CHUNK_BYTES: Final = 1 << 20
 #: Data from this size on is not gathered with what is before it.
 _LARGE_BYTES: Final = 1 << 17
+_TIDY_SECONDS: Final = 60.0
 _SKIPPED_NAMES: Final = 100
 
 
@@ -219,10 +219,12 @@ async def copy_out(
             error.filename = str(target / _within(error.filename))
         raise
     finally:
-        # Half a copy must not stay when we are cancelled. It is disk work, which ends by
-        # itself; a limiter of its own, so that it does not wait for other threads.
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(_tidy, unpacker, staging, limiter=trio.CapacityLimiter(1))
+        # Half a copy must not stay when we are cancelled. A disk that takes longer than
+        # this must not keep us: then the thread goes on alone. It waits for no other one.
+        with trio.move_on_after(_TIDY_SECONDS, shield=True):
+            limiter = trio.CapacityLimiter(1)
+            tidy = partial(_tidy, unpacker, staging)
+            await trio.to_thread.run_sync(tidy, limiter=limiter, abandon_on_cancel=True)
     return tally.result(report)
 
 
@@ -259,43 +261,3 @@ def _raise_refusal(report: CopyReport, what: str, path: str) -> None:
 def _within(name: bytes) -> str:
     """Return a member's path within the copy."""
     return os.fsdecode(name.removeprefix(ROOT).removeprefix(b"/"))
-
-
-def box_path(field: str, path: str | BoxPath, *, name: str | None = None) -> str:
-    """Return a path in the box.
-
-    Args:
-        field: What an error calls it.
-        path: Absolute. One that ends with a slash is the directory for what has the name.
-        name: The name; None where no copy is to be made.
-
-    Raises:
-        InvalidOptionError: It cannot be used.
-    """
-    text = str(path) if isinstance(path, BoxPath) else path
-    if not isinstance(text, str) or not text.startswith("/") or "\0" in text:
-        raise InvalidOptionError(field, path, "an absolute path in the box, without NUL")
-    return _named(field, text, name)
-
-
-def host_path(field: str, path: str | os.PathLike[str], *, name: str | None = None) -> Path:
-    """Return a path of this machine, without links in it; otherwise as :func:`box_path`."""
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise InvalidOptionError(field, path, "a path, without NUL")
-    return Path(os.path.realpath(_named(field, text, name)))
-
-
-def own_name(path: str | os.PathLike[str]) -> str:
-    """Return what a path of this machine is called itself, link or not."""
-    return Path(os.path.abspath(path)).name  # noqa: PTH100 - links stay links
-
-
-def _named(field: str, path: str, name: str | None) -> str:
-    if name is not None and path.endswith("/"):
-        path += name
-    if name is not None and path.rpartition("/")[2] in ("", ".", ".."):
-        raise InvalidOptionError(field, path, "the name of the copy: the source has none")
-    if len(os.fsencode(path)) > NAME_BYTES:
-        raise InvalidOptionError(field, path[:50] + "...", f"at most {NAME_BYTES} bytes")
-    return path

@@ -33,7 +33,8 @@ class Staging:
     Everything here blocks: call it in a thread.
 
     Args:
-        destination: What the copy is to be. Its directory is made if it is not there.
+        destination: What the copy is to be; if it is a link, what that leads to. Its
+            directory is made if it is not there.
 
     Attributes:
         directory: The open directory of the destination.
@@ -44,6 +45,7 @@ class Staging:
     """
 
     def __init__(self, destination: Path) -> None:
+        destination = destination.resolve()
         self._destination = destination
         self._made = [path for path in destination.parents if not os.path.lexists(path)]
         name = os.fsencode(destination.name)[:_NAME_BYTES]

@@ -175,6 +175,7 @@ def test_what_cannot_be_copied_is_an_error_of_the_system(in_box: InBox, tmp_path
         ("target", lambda box: box.copy_out("/", "/tmp/")),
         ("target", lambda box: box.copy_out("/tmp/..", "/tmp/x/")),
         ("target", lambda box: box.copy_in(__file__, "/" + "x" * 5000)),
+        ("target", lambda box: box.copy_in(__file__, "/\ud800")),
         ("max_bytes", lambda box: box.copy_out("/etc/passwd", "/tmp/x", max_bytes=-1)),
         ("overwrite", lambda box: box.copy_in(__file__, "/tmp/x", overwrite=1)),
         ("keep_owners", lambda box: box.copy_out("/etc/passwd", "/tmp/x", keep_owners="no")),
@@ -211,6 +212,22 @@ def test_links_out_of_the_copy_are_refused_unless_wanted(in_box: InBox, tmp_path
     in_box(scenario)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
     assert (tmp_path / "taken" / "out").readlink().as_posix() == "/etc/passwd"
+
+
+def test_a_target_that_is_a_link_is_where_that_leads(in_box: InBox, tmp_path: Path) -> None:
+    """It is the user's own, unlike those in a copy."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+
+    async def scenario(box: boxlite.Box) -> None:
+        await box.copy_out("/etc/passwd", f"{tmp_path}/link/")
+        await box.run(["sh", "-c", "mkdir /tmp/t && echo > /tmp/t/f"], check=True)
+        await box.copy_out("/tmp/t", tmp_path / "link")
+        await box.run(["rm", "-r", "/tmp/t"], check=True)
+
+    in_box(scenario)
+    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["f", "passwd"]
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_what_is_no_file_is_counted(in_box: InBox, tmp_path: Path) -> None:
