@@ -123,7 +123,11 @@ class Part:
     needs: tuple[str, ...] = ()
 
 
-_ASYNCIO: Final = ("test_asyncio/__init__", "test_asyncio/utils", "certdata")
+_ASYNCIO: Final = (
+    *("test_asyncio/__init__", "test_asyncio/utils", "certdata"),
+    # Where there is no certdata yet.
+    *("ssl_cert.pem", "ssl_key.pem", "keycert3.pem", "pycacert.pem"),
+)
 
 PARTS: Final = (
     # Each test of the two tools starts an interpreter.
@@ -281,11 +285,13 @@ def suite(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Su
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a package, a module, or a directory of data."""
+    """Copy a package, a module, or a directory of data, if this version of Python has it."""
     target.parent.mkdir(exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
+    elif source.exists():
+        shutil.copy2(source, target)
+    elif source.with_suffix(".py").exists():
         shutil.copy2(source.with_suffix(".py"), target.with_suffix(".py"))
 
 
