@@ -18,6 +18,7 @@ from ._tree.format import Kind, Member, TarError
 from ._tree.names import ROOT
 from ._tree.pack import Span, pack
 from ._tree.unpack import Rules, Unpacker
+from ._wire import SKIPPED_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,6 @@ _CHUNK_BYTES: Final = 1 << 20
 #: Data from this size on is not gathered with what is before it.
 _LARGE_BYTES: Final = 1 << 17
 _TIDY_SECONDS: Final = 60.0
-_SKIPPED_NAMES: Final = 100
 
 
 @attrs.frozen(kw_only=True)
@@ -94,7 +94,7 @@ class _Tally:
     def skip(self, path: bytes, why: str) -> None:
         """Count what is left out."""
         self._skipped += 1
-        if len(self._skipped_names) < _SKIPPED_NAMES:
+        if len(self._skipped_names) < SKIPPED_NAMES:
             self._skipped_names.append(f"{os.fsdecode(path)}: {why}")
 
     def tell(self) -> None:

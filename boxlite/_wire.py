@@ -52,6 +52,8 @@ PING_PAYLOAD_BYTES: Final = 1024
 #: The most that one message carries of a file, and of a directory's names.
 FILE_PIECE_BYTES: Final = 1 << 19
 NAMES_AT_ONCE: Final = 1000
+#: The most that a copy names of what it left out; all are counted.
+SKIPPED_NAMES: Final = 100
 
 #: What every console line of the agent starts with: crash reports look for it.
 AGENT_CONSOLE_MARK: Final = "[guest]"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from typing import TYPE_CHECKING
 
-from boxlite._tree.format import BLOCK, END, Kind, Member, encode, padding
+from boxlite._tree.format import BLOCK, END, Kind, Member, _record, encode, padding
+from boxlite._tree.pack import Span, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 ROOT = Member(b"copy", Kind.DIRECTORY, 0o755)
 
@@ -76,11 +79,20 @@ def pax(*records: bytes, announced: int | None = None, flag: bytes = b"x") -> by
 
 def record(key: str, value: bytes) -> bytes:
     """Return one record of a pax header."""
-    rest = b" %s=%s\n" % (key.encode(), value)
-    length = len(rest) + 1
-    while len(str(length)) + len(rest) != length:
-        length += 1
-    return b"%d" % length + rest
+    return _record(key, value)
+
+
+def packed(path: Path, skip: Callable[[bytes, str], object] = lambda path, why: None) -> bytes:
+    """Return the tar that is made of a path."""
+    return b"".join(_bytes_of(pack(os.fsencode(path), skip)))
+
+
+def _bytes_of(parts: Iterator[Member | bytes | Span]) -> Iterator[bytes]:
+    for part in parts:
+        if isinstance(part, Span):
+            yield os.pread(part.fd, part.size, part.offset)
+        elif isinstance(part, bytes):
+            yield part
 
 
 def with_records(*records: bytes) -> bytes:

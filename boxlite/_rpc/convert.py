@@ -20,6 +20,7 @@ from boxlite._wire import (
     MAX_MESSAGE_BYTES,
     OUTPUT_WINDOW_BYTES,
     PING_PAYLOAD_BYTES,
+    SKIPPED_NAMES,
 )
 
 from ._generated.boxlite import v1 as wire
@@ -170,7 +171,7 @@ class CopyReport:
     path: bytes = attrs.field(default=b"", validator=_sized(0, PATH_BYTES))
     problem: str = attrs.field(default="", validator=_sized(0, _DETAIL_CHARACTERS))
     skipped: int = attrs.field(default=0, validator=_between(0, _COUNT_MAX))
-    skipped_names: tuple[bytes, ...] = attrs.field(default=(), validator=_sized(0, 100))
+    skipped_names: tuple[bytes, ...] = attrs.field(default=(), validator=_sized(0, SKIPPED_NAMES))
 
 
 @attrs.frozen

@@ -20,7 +20,9 @@ from boxlite._rpc._generated.boxlite.v1 import Copy, CopyReport, ExecExited, Exe
 from boxlite._tree.format import NAME_BYTES, Member, TarError
 from boxlite._tree.pack import Span, pack
 from boxlite._tree.unpack import Rules, Unpacker
-from boxlite._wire import STDIN_WINDOW_BYTES
+from boxlite._wire import SKIPPED_NAMES, STDIN_WINDOW_BYTES
+
+from .file_service import checked_path
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 _SPLICE_BYTES: Final = 1 << 16
 #: What is gathered before it is sent.
 _GATHER_BYTES: Final = 1 << 17
-_SKIPPED_NAMES: Final = 100
 
 
 class _Report:
@@ -44,7 +45,7 @@ class _Report:
     def skip(self, path: bytes, why: str) -> None:
         """Count what is left out."""
         self._message.skipped += 1
-        if self._message.skipped <= _SKIPPED_NAMES:
+        if self._message.skipped <= SKIPPED_NAMES:
             self._message.skipped_names += b"%s: %s\0" % (path, why.encode())
 
     def fail(self, error: OSError | TarError) -> None:
@@ -89,7 +90,7 @@ class CopyOut:
         report = _Report()
         member: Member | None = None
         try:
-            with closing(pack(_checked(self._path), report.skip)) as parts:
+            with closing(pack(checked_path(self._path), report.skip)) as parts:
                 for part in parts:
                     if isinstance(part, Member):
                         member = part
@@ -168,7 +169,7 @@ class CopyIn:
         self._directory = -1
         self._unpacker: Unpacker | None = None
         try:
-            self._open(_checked(copy.path))
+            self._open(checked_path(copy.path))
         except OSError as error:
             self._fail(error)
 
@@ -242,12 +243,6 @@ class CopyIn:
 def copying(copy: Copy, window: int) -> CopyIn | CopyOut:
     """Return what answers a request to copy."""
     return CopyOut(copy.path, window) if copy.out else CopyIn(copy)
-
-
-def _checked(path: bytes) -> bytes:
-    if not path.startswith(b"/") or b"\0" in path:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
-    return path
 
 
 def _shorter(member: Member | None) -> OSError:

@@ -74,9 +74,14 @@ def _answering(
     return method
 
 
-def _checked(path: bytes) -> bytes:
+def checked_path(path: bytes) -> bytes:
+    """Return a path of the host's if it can be one.
+
+    Raises:
+        OSError: It is not absolute, or has a NUL in it: EINVAL.
+    """
     if not path.startswith(b"/") or b"\0" in path:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
     return path
 
 
@@ -84,7 +89,7 @@ def _read(request: ReadRequest) -> ReadResponse:
     if not 1 <= request.size <= FILE_PIECE_BYTES:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     # O_NONBLOCK: opening a fifo that nobody writes to must not hold up the agent.
-    fd = os.open(_checked(request.path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    fd = os.open(checked_path(request.path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         _require_regular(fd)
         return ReadResponse(data=os.pread(fd, request.size, request.offset))
@@ -98,7 +103,7 @@ def _write(request: WriteRequest) -> WriteResponse:
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
     if request.create:
         flags |= os.O_CREAT
-    fd = os.open(_checked(request.path), flags, request.mode & _PERMISSIONS)
+    fd = os.open(checked_path(request.path), flags, request.mode & _PERMISSIONS)
     try:
         _require_regular(fd)
         if request.create:
@@ -120,7 +125,7 @@ def _require_regular(fd: int) -> None:
 
 
 def _stat(request: StatRequest) -> StatResponse:
-    found = os.stat(_checked(request.path), follow_symlinks=request.follow)
+    found = os.stat(checked_path(request.path), follow_symlinks=request.follow)
     return StatResponse(
         mode=found.st_mode,
         size=found.st_size,
@@ -132,13 +137,13 @@ def _stat(request: StatRequest) -> StatResponse:
 
 
 def _list(request: ListRequest) -> ListResponse:
-    names = sorted(name for name in os.listdir(_checked(request.path)) if name > request.after)
+    names = sorted(name for name in os.listdir(checked_path(request.path)) if name > request.after)
     listed = b"".join(name + b"\0" for name in names[:NAMES_AT_ONCE])
     return ListResponse(names=listed, more=len(names) > NAMES_AT_ONCE)
 
 
 def _change(request: ChangeRequest) -> ChangeResponse:
-    path = _checked(request.path)
+    path = checked_path(request.path)
     if request.make_directory is not None:
         os.mkdir(path, request.make_directory & _PERMISSIONS)
     elif request.unlink is not None:
@@ -146,7 +151,7 @@ def _change(request: ChangeRequest) -> ChangeResponse:
     elif request.remove_directory is not None:
         os.rmdir(path)
     elif request.rename_to is not None:
-        os.rename(path, _checked(request.rename_to))
+        os.rename(path, checked_path(request.rename_to))
     elif request.set_mode is not None:
         os.chmod(path, request.set_mode & _PERMISSIONS)
     else:

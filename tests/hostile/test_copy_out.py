@@ -89,7 +89,6 @@ async def test_an_attack_is_refused_and_leaves_nothing(name: str, tmp_path: Path
     inside.mkdir()
     data, words = attacks(os.fsencode(outside))[name]
     before = everything_below(tmp_path)
-    open_before = len(os.listdir("/proc/self/fd"))
     async with guest_that(sending(data)) as session:
         open_before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(CopyRefusedError, match=words) as caught:

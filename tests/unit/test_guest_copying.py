@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from grpclib.exceptions import GRPCError
 from guest_under_test import AgentUnderTest, Call, execution, ping, running_agent
-from tars import ROOT, directory, file, link, tar
+from tars import ROOT, directory, file, link, packed, tar
 
 from boxlite._bulk import DATA_BYTES, Channel as Stream, Piece
 from boxlite._rpc._generated.boxlite.v1 import Copy, CopyReport, ExecStart
 from boxlite._tree.format import Kind, Member, encode
-from boxlite._tree.pack import Span, pack
 from boxlite._wire import OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
 from boxlite.guest.copying import CopyIn
 
@@ -51,17 +50,6 @@ def report_of(call: Call) -> CopyReport:
     return call.exited.copy
 
 
-def expected_tar(path: Path) -> bytes:
-    """Return what the same code packs here."""
-    parts = []
-    for part in pack(os.fsencode(path), lambda path, why: None):
-        if isinstance(part, Span):
-            parts.append(os.pread(part.fd, part.size, part.offset))
-        elif isinstance(part, bytes):
-            parts.append(part)
-    return b"".join(parts)
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Small files and large ones, whose data goes another way."""
@@ -76,7 +64,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_tree_is_packed_within_the_window(agent: AgentUnderTest, tree: Path) -> None:
     """However small that is: what was not granted is not sent."""
-    expected = expected_tar(tree)
+    expected = packed(tree)
 
     async def scenario(channel: Channel) -> None:
         async with execution(channel, out(tree, window=70_000)) as call:
@@ -137,7 +125,7 @@ def test_a_tree_is_unpacked_and_room_is_given(agent: AgentUnderTest, tmp_path: P
             assert report_of(call) == CopyReport()
 
     agent.run(scenario)
-    assert expected_tar(tmp_path / "a" / "b" / "copy").count(b"copy/11") == 1
+    assert packed(tmp_path / "a" / "b" / "copy").count(b"copy/11") == 1
 
 
 def test_more_than_was_granted_ends_the_copy(tmp_path: Path) -> None:

@@ -9,32 +9,17 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from tars import ROOT, directory, file, link, tar
+from tars import ROOT, directory, file, link, packed, tar
 
 from boxlite._publish import Staging, remove
 from boxlite._tree.pack import Span, pack
 from boxlite._tree.unpack import Rules, Unpacker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from boxlite._tree.format import Member
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-
-
-def packed(path: Path, skip: Callable[[bytes, str], object] = lambda path, why: None) -> bytes:
-    """Return the tar of a path."""
-    return b"".join(_bytes_of(pack(os.fsencode(path), skip)))
-
-
-def _bytes_of(parts: Iterator[Member | bytes | Span]) -> Iterator[bytes]:
-    for part in parts:
-        if isinstance(part, Span):
-            yield os.pread(part.fd, part.size, part.offset)
-        elif isinstance(part, bytes):
-            yield part
 
 
 def unpack(data: bytes, target: Path, rules: Rules | None = None) -> None:
