@@ -25,6 +25,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _startup                                stages, race, report
 #   _preflight                              what this machine has, as checks
 #   _host                                   single questions to this machine
+#   _images                                 images: registries, the store, root file systems
 #   _kit, _vm, _rpc                         kernel and root; QEMU; the guest session
 #   _home, _ownership                       making a home directory; owning one
 #   _command                                a checked command
@@ -66,8 +67,12 @@ from ._errors import (
     GuestProtocolError as GuestProtocolError,
     GuestTimeoutError as GuestTimeoutError,
     HostError as HostError,
+    ImageError as ImageError,
+    ImageNotFoundError as ImageNotFoundError,
+    ImageRefusedError as ImageRefusedError,
     InternalError as InternalError,
     InvalidOptionError as InvalidOptionError,
+    RegistryError as RegistryError,
     RuntimeInUseError as RuntimeInUseError,
     StateError as StateError,
 )

@@ -7,6 +7,10 @@
     ├── StateError                you: the object is not in a state that allows this
     ├── RuntimeInUseError         you: another runtime holds this home
     ├── HostError                 this machine lacks something; says how to get it
+    ├── ImageError                an image cannot be had or used; names it
+    │   ├── ImageNotFoundError    there is none of that name
+    │   ├── RegistryError         a registry refused, failed or could not be reached
+    │   └── ImageRefusedError     its data is broken, or meant to do harm
     ├── BoxStartError             the box did not become ready; has a CrashReport
     │   └── BoxStartTimeoutError  ... within its deadline
     ├── BoxCrashedError           the box was running and died; has a CrashReport
@@ -107,6 +111,59 @@ class HostError(BoxliteError):
         super().__init__(f"{problem}. {fix}")
         self.problem = problem
         self.fix = fix
+
+
+class ImageError(BoxliteError):
+    """An image cannot be had or used.
+
+    Args:
+        image: The image, as a person would name it.
+        problem: What is wrong, one sentence without a full stop.
+        fix: What to do about it, if anything is known.
+    """
+
+    def __init__(self, image: str, problem: str, *, fix: str = "") -> None:
+        super().__init__(f"the image {image}: {problem}" + (f". {fix}" if fix else ""))
+        self.image = image
+        self.problem = problem
+        self.fix = fix
+
+
+class ImageNotFoundError(ImageError):
+    """There is no image of that name, here or where it was asked for."""
+
+
+class RegistryError(ImageError):
+    """A registry refused, failed, or could not be reached.
+
+    Args:
+        image: The image that was asked for.
+        problem: What happened, one sentence without a full stop.
+        fix: What to do about it, if anything is known.
+        url: What was asked, without credentials.
+        status: The HTTP status of the answer, if there was one.
+    """
+
+    def __init__(
+        self, image: str, problem: str, *, url: str, status: int | None = None, fix: str = ""
+    ) -> None:
+        super().__init__(image, f"{problem} ({url})", fix=fix)
+        self.url = url
+        self.status = status
+
+
+class ImageRefusedError(ImageError):
+    """The image's data is broken, or meant to do harm: nothing of it is used.
+
+    Args:
+        image: The image.
+        problem: What is wrong with it, one sentence without a full stop.
+        member: The path in a layer that is at fault, if it is one.
+    """
+
+    def __init__(self, image: str, problem: str, *, member: str = "") -> None:
+        super().__init__(image, f"{member!r} in a layer: {problem}" if member else problem)
+        self.member = member
 
 
 class _ReportedError(BoxliteError):
