@@ -48,13 +48,26 @@ install_packages() {
     # A dynamically linked busybox is of no use in a guest without its libraries.
     [ -n "$(dpkg-query -W -f '${db:Status-Status}' busybox-static 2>/dev/null | grep -x installed)" ] ||
         missing="$missing busybox-static"
+    # What images are made into root disks with.
+    command -v tar2sqfs >/dev/null || missing="$missing squashfs-tools-ng"
+    (PATH=$PATH:/usr/sbin:/sbin; command -v mke2fs >/dev/null) || missing="$missing e2fsprogs"
     [ -n "$(find_python)" ] || missing="$missing python3 python3-venv"
+    # Tests build images and pull them from a registry of their own.
+    if [ "$what" = tests ]; then
+        for program in umoci skopeo docker-registry mmdebstrap fakechroot fakeroot; do
+            command -v "$program" >/dev/null || missing="$missing $program"
+        done
+        [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing="$missing debian-archive-keyring"
+    fi
     if [ -n "$missing" ]; then
         say "installing$missing"
         apt_update
+        # Tests start registries themselves: a machine does not get one that runs all the time.
         # shellcheck disable=SC2086
-        as_root env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends $missing >/dev/null
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            -o Dpkg::Options::=--path-exclude=/etc/init.d/docker-registry \
+            -o Dpkg::Options::=--path-exclude=/lib/systemd/system/docker-registry.service \
+            $missing >/dev/null
     fi
     # The kernel is downloaded without being installed, which needs package lists.
     if [ -z "$(apt-cache search --names-only '^linux-image-(cloud-amd64|virtual)$' 2>/dev/null)" ]; then

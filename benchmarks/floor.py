@@ -25,7 +25,6 @@ from h2.events import DataReceived, StreamEnded
 
 import boxlite._wire
 from boxlite._rpc._generated.boxlite.v1 import EnvironmentVariable, ExecStart
-from boxlite._startup.groundwork import Groundwork
 from boxlite._startup.machine import Machine
 from boxlite._vm.argv import SocketChardev
 from boxlite._vm.shim import Chardevs, MachineFiles
@@ -46,9 +45,11 @@ _WINDOW = 1 << 18
 async def machine_of(runtime: boxlite.Runtime) -> Machine:
     """Return the machine of a box with default options, and have its template made."""
     await runtime.prepare_template()
-    groundwork = Groundwork(runtime.home, runtime.options)
+    groundwork = runtime._groundwork
     host = await groundwork.host(memory_mib=256)
-    return Machine(host=host, kit=await groundwork.kit(host), cpus=1, memory_mib=256)
+    # Older trees have no volumes, and so one kit.
+    kit = await groundwork.kit(host, **({"share": False} if hasattr(runtime, "images") else {}))
+    return Machine(host=host, kit=kit, cpus=1, memory_mib=256)
 
 
 def start(runtime: boxlite.Runtime, machine: Machine) -> float:

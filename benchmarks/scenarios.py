@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import commands, death, memory, starts, throughput
+from . import commands, death, images, memory, starts, throughput
 from .harness import Scenario
 
 SCENARIOS = {
@@ -57,6 +57,19 @@ SCENARIOS = {
             what="10,000 files of some hundred bytes",
             run=throughput.trees,
             rounds=3,
+        ),
+        Scenario(
+            name="pull",
+            what="an image of 300 MB, from a registry to a root file system",
+            run=images.pull,
+            rounds=5,
+        ),
+        Scenario(
+            name="pull-memory",
+            what="the most memory that this takes",
+            run=images.memory,
+            rounds=3,
+            unit="MiB",
         ),
         Scenario(
             name="parallel-starts",

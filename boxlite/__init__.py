@@ -30,9 +30,10 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _home, _ownership                       making a home directory; owning one
 #   _command                                a checked command
 #   _options                                checked options
+#   _volume, _rlimits                       parts of them
 #   _program                                a program, run to its end
 #   _state, _secrets                        what a box is doing; what no report shows
-#   _sockets, _process, _evidence, _scopes  the system, seen through Trio
+#   _sockets, _process, _evidence, _scopes, _sparse  the system, seen through Trio
 #   _errors                                 every error
 #   _layout, _report, _result, _code_result plain data
 #   _tree                                   files as a stream of tar
@@ -81,6 +82,11 @@ from ._execution import (
     CommandOutput as CommandOutput,
     Execution as Execution,
 )
+from ._images.endpoints import RegistryOptions as RegistryOptions
+from ._images.flatten import ConvertProgress as ConvertProgress
+from ._images.image import Image as Image
+from ._images.images import Images as Images, Pruned as Pruned
+from ._images.progress import PullProgress as PullProgress
 from ._options import BoxOptions as BoxOptions, RuntimeOptions as RuntimeOptions
 from ._path import BoxPath as BoxPath
 from ._report import CrashKind as CrashKind, CrashReport as CrashReport
@@ -89,6 +95,7 @@ from ._runtime import Runtime as Runtime, open_runtime as open_runtime
 from ._startup.pipeline import StageEvent as StageEvent
 from ._state import BoxState as BoxState
 from ._vm.template import TemplateInfo as TemplateInfo
+from ._volume import Volume as Volume
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from ._command import check_command
+from ._command import CommandDefaults, check_command
 from ._copy import MAX_BYTES_DEFAULT, MEMBERS_MAX, copy_in, copy_out
 from ._copy_paths import box_path, host_path, own_name
 from ._errors import CommandFailedError, InvalidOptionError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ._command import TerminalSize
     from ._copy import CopyResult, OnProgress
+    from ._images.image import Image
     from ._options import BoxOptions
     from ._result import ExecResult
     from ._rpc.convert import GuestInfo
@@ -52,6 +53,7 @@ class Box:
     Attributes:
         id: The box's id, unique in its home.
         options: What it was asked to be.
+        image: Its image; None for the built-in one.
         timings: The stages of its start and the seconds that each took.
     """
 
@@ -61,6 +63,8 @@ class Box:
         self._use = use
         self.id = use.start.box_id
         self.options = options
+        self.image = use.start.image
+        self._defaults = _defaults_of(self.image)
         self.timings = timings
 
     def __repr__(self) -> str:
@@ -104,7 +108,7 @@ class Box:
         command: Sequence[str | bytes | os.PathLike[str]],
         *,
         env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] = "/",
+        cwd: str | os.PathLike[str] | None = None,
         terminal: TerminalSize | None = None,
         merge_stderr: bool = False,
         user: str | int | None = None,
@@ -120,13 +124,14 @@ class Box:
             command: The program, looked up on the command's own ``PATH``, and
                 its arguments. No shell is involved.
             env: Variables over the box's.
-            cwd: An absolute path in the box.
+            cwd: An absolute path in the box. Default: the image's working directory, or /.
             terminal: Give it a pseudo-terminal of this size; then stderr is
                 empty and everything arrives on stdout.
             merge_stderr: Have it write both streams to one pipe, so that their
                 order is kept; then stderr is empty. Default: no.
             user: Who it runs as: ``"USER"`` or ``"USER:GROUP"``, each a name that the box's
-                own files have, or a number. Its ``HOME`` is the user's. Default: root.
+                own files have, or a number. Its ``HOME`` is the user's. Default: the
+                image's user, or root.
 
         Raises:
             InvalidOptionError: The command cannot be given to a program.
@@ -143,6 +148,7 @@ class Box:
             merge_stderr=merge_stderr,
             user=user,
             beneath=self.options.env,
+            defaults=self._defaults,
         )
         self._use.start.secrets.add((env or {}).values())
         async with (
@@ -159,7 +165,7 @@ class Box:
         *,
         input: bytes = b"",  # noqa: A002 - the name that subprocess taught
         env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] = "/",
+        cwd: str | os.PathLike[str] | None = None,
         timeout: float | None = None,
         check: bool = False,
         max_output: int = MAX_OUTPUT_DEFAULT,
@@ -177,7 +183,7 @@ class Box:
                 its arguments. No shell is involved.
             input: Bytes for standard input, which is closed after them.
             env: Variables over the box's.
-            cwd: An absolute path in the box.
+            cwd: As for :meth:`exec`.
             timeout: Seconds after which the command is killed. Default: none.
             check: Raise if it does not exit with 0.
             max_output: Bytes to keep of each stream; what comes after is read,
@@ -345,3 +351,13 @@ class Box:
             HostError: A process is still there after SIGKILL.
         """
         await self._use.stop()
+
+
+def _defaults_of(image: Image | None) -> CommandDefaults:
+    if image is None:
+        return CommandDefaults()
+    config = image.config
+    pairs = (variable.partition("=") for variable in config.env)
+    return CommandDefaults.of_image(
+        env=[(name, value) for name, _, value in pairs], cwd=config.working_dir, user=config.user
+    )

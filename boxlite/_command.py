@@ -12,7 +12,7 @@ from ._errors import InvalidOptionError
 from ._options import check_flag, environment_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 #: Linux takes at most 128 KiB in one argument (MAX_ARG_STRLEN, execve(2)).
 ARGUMENT_BYTES_MAX: Final = 131_071
@@ -21,12 +21,27 @@ COMMAND_BYTES_MAX: Final = 512 << 10
 
 _USER: Final = re.compile(r"[^:\0\n]{1,255}(:[^:\0\n]{1,255})?")
 
-#: The environment that a command gets beneath what the caller says.
-DEFAULT_ENVIRONMENT: Final = (
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("HOME", "/root"),
-    ("LANG", "C.UTF-8"),
-)
+_PATH: Final = ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+
+
+@attrs.frozen(kw_only=True)
+class CommandDefaults:
+    """What a command gets that nobody has said otherwise about.
+
+    Args:
+        env: Its environment, beneath what the box's options and the caller say.
+        cwd: The directory that it runs in.
+        user: Who it runs as. Empty: root, whose ``HOME`` is in ``env``.
+    """
+
+    env: tuple[tuple[str, str], ...] = (_PATH, ("HOME", "/root"), ("LANG", "C.UTF-8"))
+    cwd: str = "/"
+    user: str = ""
+
+    @classmethod
+    def of_image(cls, *, env: Iterable[tuple[str, str]], cwd: str, user: str) -> CommandDefaults:
+        """Return what an image's configuration asks for; parts of it may be empty."""
+        return cls(env=(_PATH, *env), cwd=cwd or "/", user=user or "0")
 
 
 @attrs.frozen(kw_only=True)
@@ -63,22 +78,24 @@ def check_command(
     command: Sequence[str | bytes | os.PathLike[str]],
     *,
     env: Mapping[str, str] | None,
-    cwd: str | os.PathLike[str],
+    cwd: str | os.PathLike[str] | None,
     terminal: TerminalSize | None,
     merge_stderr: bool = False,
     user: str | int | None = None,
-    beneath: tuple[tuple[str, str], ...],
+    beneath: tuple[tuple[str, str], ...] = (),
+    defaults: CommandDefaults = CommandDefaults(),
 ) -> Command:
     """Return a command that the guest can be asked to run.
 
     Args:
         command: The program and its arguments, at least the program.
         env: Variables over those beneath.
-        cwd: The directory to run in, absolute.
+        cwd: The directory to run in, absolute; None for the default one.
         terminal: The size of its terminal, if it is to have one.
         merge_stderr: Its standard error is to be its standard output.
         user: Who it is to run as.
         beneath: The variables of the box.
+        defaults: What the box's image says.
 
     Raises:
         InvalidOptionError: A part of it cannot be given to a program.
@@ -89,12 +106,12 @@ def check_command(
     argv = tuple(_argument(index, word) for index, word in enumerate(command))
     if not argv or not argv[0]:
         raise InvalidOptionError("command", list(command), "a program and its arguments")
-    variables = dict(DEFAULT_ENVIRONMENT)
+    variables = dict(defaults.env)
     if terminal is not None:
         variables["TERM"] = "xterm-256color"
-    as_user = b"" if user is None else _user(user)
-    if as_user:
-        del variables["HOME"]  # The guest knows it.
+    as_user = _bytes(defaults.user) if user is None else _user(user)
+    if user is not None:
+        variables.pop("HOME", None)  # The guest knows it.
     variables.update(beneath)
     variables.update(environment_pairs("env", env))
     pairs = tuple((_bytes(name), _bytes(value)) for name, value in variables.items())
@@ -102,7 +119,7 @@ def check_command(
     if size > COMMAND_BYTES_MAX:
         allowed = f"at most {COMMAND_BYTES_MAX} bytes of arguments and environment together"
         raise InvalidOptionError("command", f"{size} bytes", allowed)
-    where = os.fspath(cwd)
+    where = defaults.cwd if cwd is None else os.fspath(cwd)
     if not isinstance(where, str) or not where.startswith("/") or "\0" in where:
         raise InvalidOptionError("cwd", where, "an absolute path in the box, without NUL")
     if terminal is not None and not isinstance(terminal, TerminalSize):

@@ -37,7 +37,7 @@ def prepare_home(home: HomeLayout) -> None:
     try:
         home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_directory(home.root)
-        for directory in (home.kit, home.templates, home.tmp, home.boxes):
+        for directory in (home.kit, home.images, home.templates, home.tmp, home.boxes):
             directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise _explained(home.root, error) from error

@@ -7,6 +7,7 @@ r"""Where everything lies on disk. Paths only: nothing here creates or removes.
       kvm-verdict.json         whether KVM runs guests here, for this boot of the host
       qemu-version.json        what --version said, for this file
       templates/<key>/         memory and state of a machine that waits, to start boxes from
+      images/                  see boxlite._images
       kit/                     kernels, and an initramfs for each, by content hash
       tmp/                     what is being made; wiped when a runtime starts
       boxes/<id>/              0700
@@ -16,6 +17,8 @@ r"""Where everything lies on disk. Paths only: nothing here creates or removes.
         exit                   JSON, written once by the shim (see boxlite.shim)
         shim.stderr            what shim and QEMU wrote to stderr, bounded
         console.log  console.log.old    the serial console, bounded by rotation
+        disk                   what the box changed in its image: an ext4, sparse
+        volumes/<index>/       one link each: the single files among its volumes
 """
 
 from __future__ import annotations
@@ -89,6 +92,16 @@ class BoxLayout:
         return self.root / "console.log"
 
     @property
+    def disk(self) -> Path:
+        """What the box changed in its image."""
+        return self.root / "disk"
+
+    @property
+    def volumes(self) -> Path:
+        """Directories for its volumes that are single files."""
+        return self.root / "volumes"
+
+    @property
     def evidence(self) -> tuple[Path, ...]:
         """The files that explain a failure; they outlive a box that failed."""
         return (
@@ -119,6 +132,16 @@ class HomeLayout:
     def templates(self) -> Path:
         """One directory per template."""
         return self.root / "templates"
+
+    @property
+    def images(self) -> Path:
+        """Images: what they are made of, what they are called, and their roots."""
+        return self.root / "images"
+
+    @property
+    def roots(self) -> Path:
+        """The root file systems of images."""
+        return self.images / "roots"
 
     @property
     def tmp(self) -> Path:

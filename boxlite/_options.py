@@ -16,9 +16,11 @@ import attrs
 
 from ._errors import InvalidOptionError
 from ._layout import default_home
+from ._rlimits import checked_rlimits
+from ._volume import Volume, checked_volumes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 T = TypeVar("T", "RuntimeOptions", "BoxOptions")
 
@@ -29,6 +31,8 @@ BUILTIN_IMAGE: Final = "builtin"
 #: unpack it; a test boots a box with the least that is allowed.
 MEMORY_MIB_MIN: Final = 160
 MEMORY_MIB_MAX: Final = 65_536
+#: The largest file that ext4 with blocks of 4 KiB has, and hosts commonly are.
+DISK_SIZE_GIB_MAX: Final = 16_384
 #: Each warm box holds memory all the time.
 WARM_MAX: Final = 64
 READY_TIMEOUT_DEFAULT: Final = 30.0
@@ -139,8 +143,9 @@ def _default_ready_timeout() -> float:
 
 
 def _image(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value != BUILTIN_IMAGE:
-        raise InvalidOptionError(attribute.name, value, f"{BUILTIN_IMAGE!r}, the only image so far")
+    if not isinstance(value, str) or not value:
+        allowed = f"{BUILTIN_IMAGE!r} or a reference such as 'alpine:3.20'"
+        raise InvalidOptionError(attribute.name, value, allowed)
 
 
 @attrs.frozen(kw_only=True)
@@ -181,9 +186,18 @@ class BoxOptions:
     """What one box is to be.
 
     Args:
-        image: The root file system. ``"builtin"`` is Python and a shell.
+        image: The root file system: a reference such as ``"python:3.12-slim"``, pulled if
+            the home does not have it; or ``"builtin"``, which is Python and a shell and
+            needs no registry. Default ``"builtin"``.
         cpus: Virtual CPUs: 1 to the number that this host has. Default 1.
         memory_mib: Memory in MiB: 160 to 65,536. Default 256.
+        disk_size_gib: Room for what is changed in an image, in GiB: 1 to 16,384. It takes
+            up space as it is used. Default 10. The built-in image is in memory and has none.
+        volumes: Directories and files of the host that the box sees, at most 8.
+        rlimits: What each command is limited to, by the names of ulimit: ``as``, ``core``,
+            ``cpu``, ``data``, ``fsize``, ``memlock``, ``nofile``, ``nproc``, ``stack``; a
+            number, or a pair (soft, hard), -1 for no limit. Default: the guest's own, with
+            65,536 files.
         env: Environment variables for every command, over the image's own.
         ready_timeout: Seconds from the start of the VM until the guest must be
             ready. Default ``$BOXLITE_READY_TIMEOUT``, else 30.
@@ -202,6 +216,13 @@ class BoxOptions:
     )
     memory_mib: int = attrs.field(
         default=256, validator=_whole_number(MEMORY_MIB_MIN, MEMORY_MIB_MAX, " (MiB)")
+    )
+    disk_size_gib: int = attrs.field(
+        default=10, validator=_whole_number(1, DISK_SIZE_GIB_MAX, " (GiB)")
+    )
+    volumes: tuple[Volume, ...] = attrs.field(default=(), converter=checked_volumes)
+    rlimits: tuple[tuple[str, tuple[int, int]], ...] = attrs.field(
+        default=(), converter=checked_rlimits
     )
     env: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_environment)
     ready_timeout: float = attrs.field(factory=_default_ready_timeout, validator=_seconds)
@@ -231,6 +252,9 @@ class BoxFields(TypedDict, total=False):
     image: str
     cpus: int
     memory_mib: int
+    disk_size_gib: int
+    volumes: Iterable[Volume]
+    rlimits: Mapping[str, int | tuple[int, int]]
     env: Mapping[str, str]
     ready_timeout: float
     stop_grace: float

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import subprocess
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -55,12 +55,13 @@ class Answer:
 async def ask(
     argv: Sequence[str],
     *,
+    stdin: bytes = b"",
     seconds: float = math.inf,
     max_bytes: int = 64 << 10,
     cwd: str | Path = "/",
     env: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Run a program without input and return what it said.
+    """Run a program and return what it said.
 
     Cancelling kills it. When this ends because of that, or of a limit, whatever
     the program had started is killed too and can write no more; only what the
@@ -68,6 +69,7 @@ async def ask(
 
     Args:
         argv: The program and its arguments.
+        stdin: What it is given to read, after which its input ends. It need not read it.
         seconds: How long it may take. Default: as long as it likes.
         max_bytes: The most that it may write to each of the two outputs. Default 64 KiB.
         cwd: Where it runs.
@@ -78,7 +80,7 @@ async def ask(
     """
     process = await trio.lowlevel.open_process(
         list(argv),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -89,10 +91,15 @@ async def ask(
     exit_code: int | None = None
     assert process.stdout is not None
     assert process.stderr is not None
-    async with process.stdout, process.stderr:
+    async with AsyncExitStack() as streams:
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                await streams.enter_async_context(stream)
         try:
             with trio.move_on_after(seconds) as patience:
                 async with open_nursery_unwrapped() as nursery:
+                    if process.stdin is not None:
+                        nursery.start_soon(_write, process.stdin, stdin)
                     nursery.start_soon(_read, process.stdout, stdout, max_bytes, patience)
                     nursery.start_soon(_read, process.stderr, stderr, max_bytes, patience)
                 exit_code = await process.wait()
@@ -100,6 +107,13 @@ async def ask(
             if exit_code is None:
                 await _end(process, process.stderr)
     return Answer(exit_code=exit_code, stdout=bytes(stdout), stderr=bytes(stderr))
+
+
+async def _write(stream: trio.abc.SendStream, data: bytes) -> None:
+    async with stream:
+        # A program that has heard enough closes its input, or ends.
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(data)
 
 
 async def _read(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Unpack
 
 import trio
 
 from ._errors import HostError, InvalidOptionError, StateError
-from ._layout import HomeLayout
+from ._images.images import Images
+from ._layout import BoxLayout, HomeLayout
 from ._open_box import used_box
 from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
 from ._ownership import is_alive, owned, tidy
@@ -21,9 +22,9 @@ from ._scopes import open_nursery_unwrapped
 from ._startup.attach import BOX_ATTACH
 from ._startup.groundwork import Groundwork
 from ._startup.pipeline import StageLog, run_stages
-from ._startup.record import read_record
-from ._startup.stages import BOX_START, TEMPLATE_PREPARATION
+from ._startup.record import Record, read_record
 from ._startup.startup import open_startup
+from ._startup.tables import BOX_START, TEMPLATE_PREPARATION
 from ._vm.template import list_templates, remove_template
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ._box import Box
+    from ._images.endpoints import RegistryOptions
     from ._startup.pipeline import StageEvent
     from ._startup.startup import Startup
     from ._vm.template import TemplateInfo
@@ -51,14 +53,16 @@ class Runtime:
     Attributes:
         options: What it was asked to be.
         home: Where it keeps things.
+        images: The images of the home.
     """
 
-    def __init__(self, options: RuntimeOptions) -> None:
+    def __init__(self, options: RuntimeOptions, registries: RegistryOptions | None = None) -> None:
         self.options = options
         self.home = HomeLayout(options.home)
         self._open: set[trio.CancelScope] = set()
         self._used: set[str] = set()
-        self._groundwork = Groundwork(self.home, options)
+        self.images = Images(self.home, registries, kept=self._kept_roots)
+        self._groundwork = Groundwork(self.home, options, self.images)
         warm = BoxOptions()
         self._pool = Pool(size=options.warm, start_box=lambda: self._new_box(warm), options=warm)
         self._closed = False
@@ -137,20 +141,29 @@ class Runtime:
         """
         if self._closed:
             raise StateError("attach to a box", required="an open runtime", actual="closed")
-        options, nonce = self._detached(box_id)
+        record = self._detached(box_id)
+        options = record.options
         with self._using(box_id):
             async with self._membership(), self._startup(options, on_stage, box_id=box_id) as start:
-                start.nonce = nonce
+                start.nonce, start.image = record.nonce, record.image
                 await start.bring_up(BOX_ATTACH)
                 timings = tuple(start.log.timings)
                 async with used_box(start, options=options, timings=timings) as box:
                     yield box
 
-    def _detached(self, box_id: str) -> tuple[BoxOptions, str]:
-        """Return what a box of this home is that can be attached to, or could be if it ran.
+    def _kept_roots(self) -> set[str]:
+        """Return the roots of boxes that may run on without this program. Blocks."""
+        found = set()
+        for path in self.home.boxes.iterdir():
+            # What cannot be read is no box that could be attached to.
+            with suppress(HostError):
+                record = read_record(BoxLayout(path), self.home.roots)
+                if record is not None and record.image is not None:
+                    found.add(record.image.root.name)
+        return found
 
-        With it comes what its guest knows its hosts by.
-        """
+    def _detached(self, box_id: str) -> Record:
+        """Return what a box of this home is that can be attached to, or could be if it ran."""
         # Checked before it becomes a path.
         if not isinstance(box_id, str) or not _ID.fullmatch(box_id):
             allowed = f"{_ID_LENGTH} letters a-z and digits, as Box.id has them"
@@ -161,10 +174,10 @@ class Runtime:
         if box_id in self._used:
             required, actual = "not open in this program", "open in it"
             raise StateError("attach to a box", required=required, actual=actual)
-        record = read_record(layout)
+        record = read_record(layout, self.home.roots)
         if record is None and is_alive(layout):
             raise StateError("attach to a box", required="detached", actual="not detached")
-        return record or (BoxOptions(), "")
+        return record or Record(options=BoxOptions(), nonce="")
 
     @contextmanager
     def _using(self, box_id: str) -> Iterator[None]:
@@ -310,7 +323,10 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(
-    options: RuntimeOptions | None = None, **changes: Unpack[RuntimeFields]
+    options: RuntimeOptions | None = None,
+    *,
+    registries: RegistryOptions | None = None,
+    **changes: Unpack[RuntimeFields],
 ) -> AsyncIterator[Runtime]:
     """Own a home directory while the block runs.
 
@@ -319,6 +335,8 @@ async def open_runtime(
     Args:
         options: What the runtime is to be; or give its fields as keywords, or
             both, and the keywords win.
+        registries: How registries are dealt with. Default: without mirrors, and in plain
+            HTTP on this machine alone.
         changes: Fields of :class:`RuntimeOptions`.
 
     Raises:
@@ -326,7 +344,7 @@ async def open_runtime(
         HostError: The home cannot be used.
         RuntimeInUseError: Another runtime, here or in another process, has it.
     """
-    runtime = Runtime(options_from(RuntimeOptions, options, changes))
+    runtime = Runtime(options_from(RuntimeOptions, options, changes), registries)
     prepare_home(runtime.home)
     with owned(runtime.home):
         tidy(runtime.home)

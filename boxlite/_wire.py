@@ -13,6 +13,9 @@ JSON objects, one to a line of at most ``CONTROL_LINE_BYTES``::
     agent  -> shim    {"type": "ready", "nonce": N}
     shim   -> agent   {"type": "stop"}       (at any time after "ready")
 
+    shim   -> agent   {"type": "prepare", "directory": D}    (instead of hello: mount the
+                      image, make this directory in it, say waiting again)
+
 An agent that says ``waiting`` has nothing under way in its machine: this is the
 point at which templates are taken. One that was restored from a template is
 greeted as soon as its machine runs, because its ``waiting`` went to the shim that
@@ -54,6 +57,13 @@ FILE_PIECE_BYTES: Final = 1 << 19
 NAMES_AT_ONCE: Final = 1000
 #: The most that a copy names of what it left out; all are counted.
 SKIPPED_NAMES: Final = 100
+
+#: Serial numbers of the disks of a box with an image: its root, and what is changed in it.
+IMAGE_DISK: Final = "image"
+CHANGES_DISK: Final = "changes"
+#: The 9P mount tags of volumes, and how many of them a box may have.
+VOLUME_TAG: Final = "volume{index}"
+VOLUMES_MAX: Final = 8
 
 #: What every console line of the agent starts with: crash reports look for it.
 AGENT_CONSOLE_MARK: Final = "[guest]"

@@ -3,3 +3,4 @@
 from .download import fetch_kernel as fetch_kernel
 from .kernel import Kernel as Kernel, find_kernel as find_kernel
 from .kit import GuestKit as GuestKit, prepare_kit as prepare_kit
+from .sharing import sharing_kernel as sharing_kernel

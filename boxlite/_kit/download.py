@@ -22,7 +22,7 @@ from .kmod import BUILTIN_LIST, index_modules, load_order
 from .workshop import last_words, open_workshop, run_program
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from boxlite._layout import HomeLayout
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: Meta packages that depend on the newest kernel: Debian's for clouds, which is
 #: small and has what a VM needs, Debian's for everything, Ubuntu's for VMs.
 META_PACKAGES: Final = ("linux-image-cloud-amd64", "linux-image-amd64", "linux-image-virtual")
+#: Of these, the ones that can have volumes. They boot half as fast again.
+SHARING_META_PACKAGES: Final = META_PACKAGES[1:]
 
 #: What is kept of a package's thousands of modules, beside what these depend on.
 KEPT_MODULES: Final = (
@@ -45,7 +47,12 @@ _PACKAGE_MAX: Final = 8
 _downloads: WeakValueDictionary[Path, trio.Lock] = WeakValueDictionary()
 
 
-async def fetch_kernel(home: HomeLayout) -> Kernel:
+async def fetch_kernel(
+    home: HomeLayout,
+    fits: Callable[[Kernel], bool] = lambda _: True,
+    *,
+    packages: Sequence[str] = META_PACKAGES,
+) -> Kernel:
     """Download the distribution's kernel package and unpack it into the home.
 
     Of several callers one downloads, and the others get what it got. Cancelling
@@ -53,16 +60,18 @@ async def fetch_kernel(home: HomeLayout) -> Kernel:
 
     Args:
         home: The home that keeps the kernel.
+        fits: Tells whether a kernel that was downloaded before will do.
+        packages: Meta packages, one of which depends on a kernel that will.
 
     Raises:
         HostError: There is no apt, no such package, or the download failed.
     """
     lock = _downloads.setdefault(home.root, trio.Lock())
     async with lock:
-        return newest_downloaded(home) or await _download(home)
+        return newest_downloaded(home, fits) or await _download(home, packages)
 
 
-async def _download(home: HomeLayout) -> Kernel:
+async def _download(home: HomeLayout, metas: Sequence[str]) -> Kernel:
     for program in ("apt-get", "apt-cache", "dpkg-deb"):
         if shutil.which(program) is None:
             raise HostError(
@@ -74,7 +83,7 @@ async def _download(home: HomeLayout) -> Kernel:
             archives, root, result = work / "archives", work / "root", work / "result"
             for directory in (archives, root, result):
                 directory.mkdir()
-            packages = await _kernel_packages(work)
+            packages = await _kernel_packages(work, metas)
             await run_program(
                 # Root's apt would hand the download to the user _apt, who cannot write here.
                 ["apt-get", "--quiet", "-o", "APT::Sandbox::User=root", "download", *packages],
@@ -96,13 +105,13 @@ async def _download(home: HomeLayout) -> Kernel:
         ) from exc
 
 
-async def _kernel_packages(work: Path) -> Sequence[str]:
+async def _kernel_packages(work: Path, metas: Sequence[str]) -> Sequence[str]:
     """Return the packages to download: the kernel and, on Ubuntu, its modules.
 
     Raises:
         HostError: apt knows none.
     """
-    for meta in META_PACKAGES:
+    for meta in metas:
         try:
             told = await run_program(
                 ["apt-cache", "depends", "--recurse", "--important", meta], cwd=work

@@ -30,9 +30,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 #: Changed whenever the same inputs would give another archive.
-FORMAT: Final = 2
-#: What the agent loads before it can talk to the host.
+FORMAT: Final = 3
+#: What the agent loads before it can talk to the host; no box does without.
 AGENT_MODULES: Final = ("virtio_pci", "virtio_console")
+#: What a box with an image needs as well: file systems, loaded with those above ...
+IMAGE_FILE_SYSTEMS: Final = ("squashfs", "overlay", "ext4")
+#: ... and the driver of its disks, loaded when it has some.
+DISK_MODULES: Final = ("virtio_blk",)
+#: What a box with volumes needs.
+VOLUME_MODULES: Final = ("9pnet_virtio", "9p")
+#: As the agent names the groups in which it loads them.
+_GROUPS: Final = {
+    "boot": (*AGENT_MODULES, *IMAGE_FILE_SYSTEMS),
+    "disks": DISK_MODULES,
+    "volumes": VOLUME_MODULES,
+}
+_MODULES: Final = tuple(name for names in _GROUPS.values() for name in names)
 MODULES_DIRECTORY: Final = f"{python_root.AGENT_ROOT}/modules"
 
 _PACKAGE: Final = Path(__file__).parent.parent
@@ -107,7 +120,7 @@ class Recipe:
         stated = [
             self.busybox,
             python_root.interpreter(),
-            *(self.index[name] for name in AGENT_MODULES if name in self.index),
+            *(self.index[name] for name in _MODULES if name in self.index),
             *(path for _, path in python_root.stdlib_extensions()),
             *(path for _, path in python_root.distribution_files() if path.name == "METADATA"),
         ]
@@ -156,11 +169,16 @@ class Recipe:
                 tree.symlink(f"/{applet}", "/bin/busybox")
 
     def _add_modules(self, tree: Tree) -> None:
-        ordered = load_order(AGENT_MODULES, self.index)
-        for name, data in ordered.items():
-            tree.file(f"{MODULES_DIRECTORY}/{name}.ko", data)
-        names = "".join(f"{name}.ko\n" for name in ordered)
-        tree.file(f"{MODULES_DIRECTORY}/modules.order", names.encode())
+        there: set[str] = set()
+        for group, wanted in _GROUPS.items():
+            ordered = load_order(wanted, self.index)
+            for name, data in ordered.items():
+                tree.file(f"{MODULES_DIRECTORY}/{name}.ko", data)
+            # What an earlier group has loaded need not be tried again.
+            names = "".join(f"{name}.ko\n" for name in ordered if name not in there)
+            tree.file(f"{MODULES_DIRECTORY}/{group}.order", names.encode())
+            if group == "boot":
+                there |= ordered.keys()
 
 
 class Tree:

@@ -18,6 +18,8 @@ import attrs
 from boxlite._errors import InvalidOptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from boxlite._layout import HomeLayout
 
 KERNEL_VARIABLE: Final = "BOXLITE_KERNEL"
@@ -69,12 +71,19 @@ def find_kernel(override: Path | None, home: HomeLayout) -> Kernel | None:
     return _newest(_SYSTEM_BOOT, _SYSTEM_MODULES) or newest_downloaded(home)
 
 
-def newest_downloaded(home: HomeLayout) -> Kernel | None:
-    """Return the newest kernel that an earlier download left in the home, or None."""
+def newest_downloaded(
+    home: HomeLayout, fits: Callable[[Kernel], bool] = lambda _: True
+) -> Kernel | None:
+    """Return the newest kernel that an earlier download left in the home, or None.
+
+    Args:
+        home: The home.
+        fits: Tells whether a kernel will do.
+    """
     found = sorted(kernels_directory(home).glob("*"), key=_version_key, reverse=True)
     for root in found:
         kernel = _newest(root / "boot", root / "lib" / "modules")
-        if kernel is not None:
+        if kernel is not None and fits(kernel):
             return kernel
     return None
 

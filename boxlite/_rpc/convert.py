@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import os
 import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -27,9 +28,10 @@ from ._generated.boxlite import v1 as wire
 from .text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Sequence, Sized
 
     from boxlite._command import Command
+    from boxlite._volume import Volume
 
 #: PID_MAX_LIMIT of a 64-bit Linux.
 PID_MAX: Final = 1 << 22
@@ -293,6 +295,41 @@ def exec_start(command: Command) -> wire.ExecStart:
         allowed = f"at most {MAX_MESSAGE_BYTES} bytes, arguments and environment together"
         raise InvalidOptionError("command", f"{length} bytes", allowed)
     return request
+
+
+def set_up(
+    *,
+    working_directory: str | None,
+    volumes: Sequence[tuple[str, Volume, str]],
+    limits: Sequence[tuple[int, int, int]],
+) -> wire.SetUpRequest:
+    """Return the question that gives commands what they find.
+
+    Args:
+        working_directory: Of the image; None if the box has none.
+        volumes: The tag of each, what it is, and the name of the file if it is a single one.
+        limits: Number, soft and hard value of each.
+    """
+    return wire.SetUpRequest(
+        image=(
+            None
+            if working_directory is None
+            else wire.ImageRoot(working_directory=os.fsencode(working_directory))
+        ),
+        volumes=[
+            wire.VolumeMount(
+                tag=tag,
+                path=os.fsencode(volume.target),
+                read_only=volume.read_only,
+                file=os.fsencode(file),
+            )
+            for tag, volume, file in volumes
+        ],
+        limits=[
+            wire.ResourceLimit(resource=number, soft=soft, hard=hard)
+            for number, soft, hard in limits
+        ],
+    )
 
 
 def copy_out(path: bytes) -> wire.ExecStart:

@@ -30,6 +30,7 @@ from .convert import (
     executions_ended,
     guest_info,
     pong,
+    set_up,
 )
 from .execution import open_execution
 from .files import FileCalls
@@ -38,17 +39,20 @@ from .lost import Lost
 from .transport import StreamTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     import betterproto2
 
     from boxlite._command import Command
+    from boxlite._volume import Volume
 
     from .execution import RawExecution
 
 INFO_SECONDS: Final = 10.0
 PING_SECONDS: Final = 5.0
+#: Growing a file system of terabytes takes some of them.
+SET_UP_SECONDS: Final = 30.0
 #: On top of the grace period.
 SHUTDOWN_SECONDS: Final = 5.0
 #: The most that the guest takes (``guest.proto``).
@@ -113,6 +117,30 @@ class GuestSession:
             raise InvalidOptionError("payload", f"{len(payload)} bytes", allowed)
         request = wire.PingRequest(payload=payload)
         return pong(await self._call("Guest/Ping", request, wire.PingResponse, timeout), payload)
+
+    async def set_up(
+        self,
+        *,
+        working_directory: str | None,
+        volumes: Sequence[tuple[str, Volume, str]] = (),
+        limits: Sequence[tuple[int, int, int]] = (),
+        timeout: float = SET_UP_SECONDS,
+    ) -> None:
+        """Give the guest's commands their root file system, volumes and limits. Once.
+
+        Args:
+            working_directory: A directory of the image; None if the box has no image.
+            volumes: The tag of each, what it is, and the name of the file if it is a
+                single one.
+            limits: Number, soft and hard value of each.
+            timeout: Seconds. Default 30.
+
+        Raises:
+            GuestFailedError: The guest could not; says what.
+            GuestTimeoutError, GuestLostError, GuestProtocolError: As for every call.
+        """
+        request = set_up(working_directory=working_directory, volumes=volumes, limits=limits)
+        await self._call("Guest/SetUp", request, wire.SetUpResponse, timeout)
 
     async def shutdown(self, *, grace: float, timeout: float | None = None) -> int:
         """Have the guest end its commands and power off; return how many commands it ended.

@@ -41,6 +41,8 @@ def remove_directory(layout: BoxLayout, *, keep_evidence: bool) -> None:
         HostError: Something that was to go is still there.
     """
     _remove_sockets(layout)
+    with suppress(OSError):
+        layout.disk.unlink()
     evidence = layout.evidence
     for path in (layout.record, layout.shim_pid, layout.vm_pid, *evidence):
         with suppress(OSError):

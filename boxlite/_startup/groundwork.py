@@ -14,13 +14,16 @@ import trio
 
 from boxlite._errors import HostError
 from boxlite._host import examine_memory
-from boxlite._kit import fetch_kernel, prepare_kit
+from boxlite._kit import fetch_kernel, prepare_kit, sharing_kernel
 from boxlite._preflight import Wanted, preflight
 from boxlite._vm.template import open_template, prune_templates, remove_template
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
 
+    from boxlite._images.image import Image
+    from boxlite._images.images import Images
     from boxlite._kit import GuestKit
     from boxlite._layout import HomeLayout
     from boxlite._options import RuntimeOptions
@@ -36,13 +39,15 @@ class Groundwork:
     Args:
         home: Where the runtime keeps things.
         runtime: What holds for all of its boxes.
+        images: The home's images.
     """
 
-    def __init__(self, home: HomeLayout, runtime: RuntimeOptions) -> None:
+    def __init__(self, home: HomeLayout, runtime: RuntimeOptions, images: Images) -> None:
         self._home = home
         self._runtime = runtime
         self._host: Preflight | None = None
-        self._kit: GuestKit | None = None
+        self._images = images
+        self._kits: dict[bool, GuestKit] = {}
         self._locks: dict[object, trio.Lock] = {}
 
     async def host(self, *, memory_mib: int) -> Preflight:
@@ -60,37 +65,70 @@ class Groundwork:
                 examine_memory(memory_mib)
             return self._host
 
-    async def kit(self, host: Preflight) -> GuestKit:
+    async def kit(self, host: Preflight, *, share: bool) -> GuestKit:
         """Return kernel and root, made now if the home does not have them.
+
+        Args:
+            host: What the boxes of the runtime run with.
+            share: The box has volumes, which not every kernel can have.
 
         Raises:
             HostError: The kernel cannot be downloaded, or the root not be built.
         """
         async with self._lock("kit"):
-            if self._kit is None or not self._kit.initramfs.exists():
-                kernel = host.kernel or await fetch_kernel(self._home)
-                self._kit = await prepare_kit(self._home, kernel)
-            return self._kit
+            kit = self._kits.get(share)
+            if kit is None or not kit.initramfs.exists():
+                kernel = host.kernel
+                if share:
+                    kernel = await sharing_kernel(kernel, self._runtime.kernel, self._home)
+                kernel = kernel or await fetch_kernel(self._home)
+                kit = self._kits[share] = await prepare_kit(self._home, kernel)
+            return kit
+
+    async def image(self, name: str) -> Image:
+        """Return an image that is ready, pulled now if the home does not have it.
+
+        Raises:
+            InvalidOptionError: It is no reference.
+            ImageError: It cannot be had.
+            HostError: It cannot be kept.
+        """
+        return await self._images.ready(name)
+
+    def using(self, image: Image) -> AbstractContextManager[None]:
+        """Keep an image from being removed while a block runs."""
+        return self._images.using(image)
 
     async def template(
-        self, machine: Machine, make: Callable[[dict[str, str]], Awaitable[None]]
+        self,
+        machine: Machine,
+        make: Callable[[dict[str, str]], Awaitable[None]],
+        *,
+        image: Image | None = None,
+        disk_gib: int = 0,
     ) -> Template:
-        """Return the template of a machine, made now if the home does not have a sound one.
+        """Return the template of a machine, or of an image on it.
+
+        It is made now if the home does not have a sound one.
 
         It is opened and verified anew for each caller, who closes it.
 
         Args:
             machine: The machine.
             make: Makes and publishes the template of a machine of that shape.
+            image: What is to be mounted in it.
+            disk_gib: How large the disk is then, in GiB.
 
         Raises:
             HostError: The files cannot be written.
             BoxliteError: Whatever ``make`` raises.
         """
-        async with self._lock((machine.cpus, machine.memory_mib)):
+        wanted = {} if image is None else {"image": image.root.name, "disk_gib": str(disk_gib)}
+        lock = (machine.cpus, machine.memory_mib, machine.share, *wanted.values())
+        async with self._lock(lock):
             try:
                 # Some system calls and a hash of 300 KB: a thread would take longer.
-                shape = machine.shape()
+                shape = {**machine.shape(), **wanted}
                 if (found := open_template(self._home, shape)) is not None:
                     return found
                 await make(shape)

@@ -21,6 +21,7 @@ from boxlite._vm.argv import (
     command_line,
     machine_switches,
 )
+from boxlite._vm.devices import DeviceFiles, device_switches
 from boxlite._vm.shim import Chardevs
 from boxlite._wire import AGENT_PORT_NAME, AGENT_PORTS, CONTROL_PORT_NAME
 
@@ -56,15 +57,22 @@ class Machine:
         kit: Kernel and root.
         cpus: Virtual CPUs.
         memory_mib: Memory in MiB.
+        share: Has the devices of volumes.
     """
 
     host: Preflight
     kit: GuestKit
     cpus: int
     memory_mib: int
+    share: bool = False
 
     def argv(
-        self, *, name: str, chardevs: Chardevs, files: MachineFiles | None = None
+        self,
+        *,
+        name: str,
+        chardevs: Chardevs,
+        files: MachineFiles | None = None,
+        devices: DeviceFiles = DeviceFiles(),  # noqa: B008 - frozen
     ) -> list[str]:
         """Return QEMU's command line.
 
@@ -72,6 +80,7 @@ class Machine:
             name: Shown in the process list.
             chardevs: The VM's ends of its sockets.
             files: What it is saved to or restored from; None for a plain boot.
+            devices: What is behind its devices.
         """
         memory: Memory | MemoryFile = Memory(self.memory_mib)
         boot: DirectBoot | AwaitState = DirectBoot(
@@ -80,9 +89,9 @@ class Machine:
             command_line=KERNEL_COMMAND_LINE,
         )
         if files is not None:
-            saving = files.what == "save"
-            memory = MemoryFile(mib=self.memory_mib, fd=files.memory_fd, shared=saving)
-            boot = boot if saving else AwaitState()
+            shared = files.what != "restore"
+            memory = MemoryFile(mib=self.memory_mib, fd=files.memory_fd, shared=shared)
+            boot = boot if files.what == "save" else AwaitState()
         switches = machine_switches(
             name=name,
             accelerator=self.host.accelerator.accelerator.value,
@@ -93,6 +102,7 @@ class Machine:
             console=chardevs.console,
             agents=chardevs.agents,
             port_names=_PORT_NAMES,
+            devices=device_switches(devices, share=self.share),
             monitor=chardevs.monitor,
         )
         return command_line(self.host.qemu, switches)

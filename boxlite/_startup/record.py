@@ -15,26 +15,52 @@ import attrs
 
 from boxlite._errors import HostError, InvalidOptionError
 from boxlite._evidence import read_excerpt
+from boxlite._images.record import image_from_record, image_to_record
 from boxlite._options import BoxOptions
+from boxlite._volume import Volume
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from boxlite._images.image import Image
     from boxlite._layout import BoxLayout
 
 _NONCE: Final = re.compile("[0-9a-f]{32}")
-_VERSION: Final = 2
+_VERSION: Final = 3
 #: An environment can be large; no larger than the kernel takes (ARG_MAX, execve(2)).
 _FILE_BYTES: Final = 4 << 20
 
 
-def write_record(layout: BoxLayout, options: BoxOptions, nonce: str) -> None:
-    """Write down what a box is, and what its guest knows its hosts by.
+@attrs.frozen(kw_only=True)
+class Record:
+    """What is written down of a box.
+
+    Args:
+        options: What it was asked to be.
+        nonce: What its guest knows its hosts by.
+        image: Its image; None for the built-in one.
+    """
+
+    options: BoxOptions
+    nonce: str
+    image: Image | None = None
+
+
+def write_record(layout: BoxLayout, record: Record) -> None:
+    """Write down what a box is.
 
     Raises:
         OSError: It cannot be written.
     """
+    options = record.options
     fields = attrs.asdict(options)
     fields["env"] = dict(options.env)
-    text = json.dumps({"version": _VERSION, "options": fields, "nonce": nonce})
+    for volume in fields["volumes"]:
+        volume["source"] = str(volume["source"])
+    image = None if record.image is None else image_to_record(record.image)
+    text = json.dumps(
+        {"version": _VERSION, "options": fields, "nonce": record.nonce, "image": image}
+    )
     draft = layout.root / "box.json.new"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="ascii") as file:  # noqa: PTH123 - it has a descriptor
@@ -42,8 +68,12 @@ def write_record(layout: BoxLayout, options: BoxOptions, nonce: str) -> None:
     draft.rename(layout.record)
 
 
-def read_record(layout: BoxLayout) -> tuple[BoxOptions, str] | None:
-    """Return what a box is and its nonce, or None if it was not detached.
+def read_record(layout: BoxLayout, roots: Path) -> Record | None:
+    """Return what a box is, or None if it was not detached.
+
+    Args:
+        layout: The box's files.
+        roots: Where the roots of images are.
 
     Raises:
         HostError: It is written down in a way that this version does not know.
@@ -58,7 +88,14 @@ def read_record(layout: BoxLayout) -> tuple[BoxOptions, str] | None:
         nonce = record["nonce"]
         if not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
             raise ValueError("its nonce is none")
-        return BoxOptions(**record["options"]), nonce
+        fields, image = record["options"], record["image"]
+        fields["volumes"] = [Volume(**volume) for volume in fields["volumes"]]
+        fields["rlimits"] = {name: tuple(pair) for name, pair in fields["rlimits"]}
+        return Record(
+            options=BoxOptions(**fields),
+            nonce=nonce,
+            image=None if image is None else image_from_record(image, roots),
+        )
     except (ValueError, TypeError, KeyError, RecursionError, InvalidOptionError) as exc:
         reason = excerpt.problem or f"{type(exc).__name__}: {exc}"
         raise HostError(

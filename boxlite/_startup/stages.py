@@ -1,4 +1,4 @@
-"""The stages of a box's start, and the table that orders them.
+"""The stages of a box's start; the tables that order them are in ``tables``.
 
 Each stage takes what earlier ones made from a :class:`Startup`, makes one
 thing, and registers its undoing on the startup's stack, where the first thing
@@ -10,29 +10,27 @@ from __future__ import annotations
 
 import importlib
 import secrets
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-import attrs
 import trio
 
-from boxlite._errors import BoxStartError, HostError
+from boxlite._errors import BoxStartError, GuestError, HostError
 from boxlite._report import CrashKind
 from boxlite._sockets import connect_unix
 from boxlite._vm.shim import MachineFiles, spawn_shim
 from boxlite._vm.shim_command import GuestIdentity
-from boxlite._vm.template import TemplateDraft
 
 from .crash import broken_guest_report, crash_report
+from .devices import open_sources, order_to_prepare, set_up_guest
 from .directory import make_directory, remove_directory
 from .hostmemory import oom_kills
 from .machine import Machine
-from .pipeline import Stage, StageLog, Together, run_stages
 from .ready import ReadySocket, UnixTransport, wait_until_ready
-from .record import write_record
+from .record import Record, write_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from boxlite._report import CrashReport
     from boxlite._vm.shim import Chardevs
@@ -46,18 +44,21 @@ _SESSION_MODULE: Final = "boxlite._rpc.session"
 
 
 async def check_host(start: Startup) -> None:
-    """Find QEMU, the accelerator and a kernel before anything is made."""
+    """Find the volumes, QEMU, the accelerator and a kernel before anything is made."""
+    open_sources(start)
     start.host = await start.groundwork.host(memory_mib=start.options.memory_mib)
 
 
 async def make_kit(start: Startup) -> None:
     """Get kernel and initramfs: from the cache, or made now."""
-    start.kit = await start.groundwork.kit(start.host)
+    share = bool(start.options.volumes)
+    start.kit = await start.groundwork.kit(start.host, share=share)
     start.machine = Machine(
         host=start.host,
         kit=start.kit,
         cpus=start.options.cpus,
         memory_mib=start.options.memory_mib,
+        share=share,
     )
 
 
@@ -69,55 +70,14 @@ async def make_box_directory(start: Startup) -> None:
         make_directory(layout)
         start.undo.callback(remove_box, start)
         if start.options.detach:
-            write_record(layout, start.options, start.nonce)
+            write_record(
+                layout, Record(options=start.options, nonce=start.nonce, image=start.image)
+            )
     except OSError as exc:
         raise HostError(
             f"the directory of the box, {exc.filename}, cannot be made: {exc.strerror}",
             fix="Check the space and the rights there.",
         ) from exc
-
-
-async def find_template(start: Startup) -> None:
-    """Get the template of the machine, made now if there is none; none if there are to be none."""
-    if not start.runtime.templates:
-        await trio.lowlevel.checkpoint()
-        return
-
-    async def make(shape: dict[str, str]) -> None:
-        await make_template(start, shape)
-
-    start.template = await start.groundwork.template(start.machine, make)
-    start.undo.callback(start.template.close)
-
-
-async def make_template(start: Startup, shape: dict[str, str]) -> None:
-    """Boot a machine like this box's until its agent waits, and save it as a template.
-
-    It is a start of its own, with a directory of its own, which goes unless it
-    failed. Failing, it leaves no template, whole or half.
-
-    Args:
-        start: The box that wants it.
-        shape: What shapes the machine.
-    """
-    async with AsyncExitStack() as undo:
-        draft = TemplateDraft(start.home, memory_mib=start.options.memory_mib)
-        undo.callback(draft.close)
-        box_id = f"template-{start.box_id}"
-        # Its stages are part of one of the box's.
-        making = attrs.evolve(
-            start,
-            box_id=box_id,
-            nonce=secrets.token_hex(16),
-            undo=undo,
-            log=StageLog(box_id=box_id),
-        )
-        making.machine = start.machine
-        making.draft = draft
-        await run_stages(TEMPLATE_START, making, making.log)
-        # The memory is whole when QEMU, which writes to it, has ended.
-        await making.shim.stop()
-        await trio.to_thread.run_sync(draft.publish, shape)
 
 
 async def start_shim(start: Startup) -> None:
@@ -130,7 +90,9 @@ async def start_shim(start: Startup) -> None:
 
         def make_argv(chardevs: Chardevs) -> list[str]:
             name = f"boxlite-{start.box_id}"
-            return start.machine.argv(name=name, chardevs=chardevs, files=files)
+            return start.machine.argv(
+                name=name, chardevs=chardevs, files=files, devices=start.devices
+            )
 
         start.shim = spawn_shim(
             start.layout,
@@ -140,6 +102,7 @@ async def start_shim(start: Startup) -> None:
             ),
             make_argv=make_argv,
             files=files,
+            devices=start.devices,
             detach=start.options.detach and start.draft is None,
         )
     start.undo.push_async_callback(end_shim, start)
@@ -150,8 +113,17 @@ async def start_shim(start: Startup) -> None:
 def _open_files(start: Startup) -> Iterator[MachineFiles | None]:
     """Give what the VM is to be restored from or saved to, if it is."""
     if start.draft is not None:
-        draft = start.draft
-        yield MachineFiles(what="save", memory_fd=draft.memory_fd, state_fd=draft.state_fd)
+        draft, base = start.draft, start.template
+        if base is None:
+            yield MachineFiles(what="save", memory_fd=draft.memory_fd, state_fd=draft.state_fd)
+        else:
+            yield MachineFiles(
+                what="derive",
+                memory_fd=draft.memory_fd,
+                state_fd=base.state_fd,
+                saved_fd=draft.state_fd,
+                prepare=order_to_prepare(start),
+            )
     elif start.template is not None:
         template = start.template
         yield MachineFiles(what="restore", memory_fd=template.memory_fd, state_fd=template.state_fd)
@@ -198,6 +170,14 @@ async def connect_guest(start: Startup) -> None:
     )
 
 
+async def set_up(start: Startup) -> None:
+    """Have the guest mount its image and volumes."""
+    try:
+        await set_up_guest(start)
+    except GuestError as exc:
+        raise await _fallen(start, exc) from exc
+
+
 async def _fallen(start: Startup, error: Exception) -> BoxStartError:
     """Return the story of a guest that said it was ready and then failed: by death or alive."""
     start.fail()
@@ -230,28 +210,3 @@ def remove_box(start: Startup) -> None:
     """Remove what a box has on disk, unless it stays; what explains a failure does."""
     if not start.stays:
         remove_directory(start.layout, keep_evidence=start.keep_evidence)
-
-
-#: How every box starts. Without a template it boots; with one it is restored.
-BOX_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
-    Stage("preflight", check_host),
-    Together((Stage("guest_kit", make_kit), Stage("layout", make_box_directory))),
-    Stage("template", find_template),
-    Stage("shim", start_shim),
-    Together((Stage("guest_ready", wait_ready), Stage("session_code", load_session_code))),
-    Stage("guest_connect", connect_guest),
-)
-
-#: What it takes to have a template, and no box.
-TEMPLATE_PREPARATION: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
-    Stage("preflight", check_host),
-    Stage("guest_kit", make_kit),
-    Stage("template", find_template),
-)
-
-#: How a template starts. Its announcement is that it has been saved.
-TEMPLATE_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
-    Stage("layout", make_box_directory),
-    Stage("shim", start_shim),
-    Stage("guest_ready", wait_ready),
-)

@@ -11,6 +11,7 @@ import attrs
 from boxlite._scopes import open_nursery_unwrapped
 from boxlite._secrets import Secrets
 from boxlite._state import BoxState, Lifecycle, may_follow
+from boxlite._vm.devices import DeviceFiles
 
 from .crash import Circumstances
 from .pipeline import StageLog, run_stages
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from boxlite._images.image import Image
     from boxlite._kit import GuestKit
     from boxlite._layout import BoxLayout, HomeLayout
     from boxlite._options import BoxOptions, RuntimeOptions
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from .machine import Machine
     from .pipeline import Stage, StageEvent, Together
     from .ready import ReadySocket
+    from .volumes import OpenVolume
 
 
 @attrs.define(kw_only=True)
@@ -79,6 +82,9 @@ class Startup:
     machine: Machine = attrs.field(init=False)
     template: Template | None = attrs.field(default=None, init=False)
     draft: TemplateDraft | None = attrs.field(default=None, init=False)
+    image: Image | None = attrs.field(default=None, init=False)
+    volumes: Sequence[OpenVolume] = attrs.field(default=(), init=False)
+    devices: DeviceFiles = attrs.field(factory=DeviceFiles, init=False)
     listener: ReadySocket = attrs.field(init=False)
     shim: Shim = attrs.field(init=False)
     session: GuestSession = attrs.field(init=False)

@@ -228,6 +228,7 @@ def machine_switches(
     console: SocketChardev,
     agents: Sequence[SocketChardev],
     port_names: Sequence[str],
+    devices: Sequence[Switch] = (),
     monitor: SocketChardev | None = None,
 ) -> list[Switch]:
     """Return the switches of a box's VM, in a fixed order.
@@ -243,6 +244,7 @@ def machine_switches(
         console: Where the serial console goes.
         agents: One listening chardev per agent port.
         port_names: The guest's names of the control port and the agent ports.
+        devices: Disks and the like.
         monitor: The shim's line to QEMU. It is no device of the machine.
     """
     backend = MEMORY_BACKEND if isinstance(memory, MemoryFile) else None
@@ -262,6 +264,7 @@ def machine_switches(
             VirtioSerialPort(chardev=port.id, name=guest_name)
             for port, guest_name in zip(ports, port_names, strict=True)
         ),
+        *devices,
         *((monitor, Monitor(monitor.id)) if monitor is not None else ()),
     ]
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from boxlite._layout import BoxLayout
 
+    from .devices import DeviceFiles
+
 #: The shim's own ladder: 3 s for the guest, 2 s for QEMU's SIGTERM, and some to spare.
 TERM_SECONDS: Final = 6.0
 KILL_SECONDS: Final = 5.0
@@ -49,14 +51,19 @@ class MachineFiles:
     """The two open files of a machine that is, or is to become, a template.
 
     Args:
-        what: Restore the machine from them, or save it to them.
+        what: Restore the machine from them, or save it to them; or restore it, have the
+            guest prepare its image, and save it again.
         memory_fd: Its memory.
-        state_fd: The state of everything else.
+        state_fd: The state of everything else: what is restored, or what is saved.
+        saved_fd: What is saved, if something is restored first.
+        prepare: The working directory of the image that the guest mounts in between.
     """
 
-    what: Literal["restore", "save"]
+    what: Literal["restore", "save", "derive"]
     memory_fd: int
     state_fd: int
+    saved_fd: int | None = None
+    prepare: str | None = None
 
 
 class Shim:
@@ -165,6 +172,7 @@ def spawn_shim(
     identity: GuestIdentity,
     make_argv: Callable[[Chardevs], Sequence[str]],
     files: MachineFiles | None = None,
+    devices: DeviceFiles | None = None,
     detach: bool = False,
 ) -> Shim:
     """Start the shim of a box, and through it the VM.
@@ -178,6 +186,7 @@ def spawn_shim(
         identity: Who the guest is told it is.
         make_argv: Returns QEMU's command line for the sockets it is given.
         files: Those of a template; they stay open here.
+        devices: Those behind the machine's devices; they stay open here.
         detach: Let the VM outlive this process.
 
     Raises:
@@ -185,7 +194,7 @@ def spawn_shim(
     """
     with ExitStack() as ours:
         try:
-            vm_fds: list[int] = []
+            vm_fds: list[int] = [*devices.fds] if devices is not None else []
             shim_fds: list[int] = []
 
             def pair(name: str) -> tuple[int, SocketChardev]:
@@ -208,10 +217,20 @@ def spawn_shim(
             saved: SavedState | None = None
             if files is not None:
                 monitor_fd, monitor = pair("monitor")
-                saved = SavedState(what=files.what, monitor_fd=monitor_fd, state_fd=files.state_fd)
+                restored = None if files.what == "save" else files.state_fd
+                to_save = files.state_fd if files.what == "save" else files.saved_fd
+                saved = SavedState(
+                    monitor_fd=monitor_fd,
+                    restore_fd=restored,
+                    save_fd=to_save,
+                    prepare=files.prepare,
+                )
                 vm_fds.append(files.memory_fd)
-                # Saving, the shim hands it to QEMU through the monitor.
-                (vm_fds if files.what == "restore" else shim_fds).append(files.state_fd)
+                if restored is not None:
+                    vm_fds.append(restored)
+                if to_save is not None:
+                    # The shim hands it to QEMU through the monitor.
+                    shim_fds.append(to_save)
             argv = make_argv(
                 Chardevs(control=control, console=console, agents=agents, monitor=monitor)
             )

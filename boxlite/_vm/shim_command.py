@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -30,18 +30,24 @@ class SavedState:
     """What the shim has QEMU do through its monitor.
 
     Args:
-        what: Load a machine's state, or save it as soon as the guest waits.
         monitor_fd: The shim's end of the monitor's socket pair.
-        state_fd: The file of the state: to load it QEMU's descriptor, to save it the shim's.
+        restore_fd: QEMU's descriptor of a state to load, if it is to.
+        save_fd: The shim's descriptor of the file to save the state to as soon as the guest
+            waits, if it is to.
+        prepare: The working directory of the image that the guest mounts between the two.
     """
 
-    what: Literal["restore", "save"]
     monitor_fd: int
-    state_fd: int
+    restore_fd: int | None = None
+    save_fd: int | None = None
+    prepare: str | None = None
 
     def words(self) -> tuple[str, ...]:
         """Return the switches that say so."""
-        return ("--monitor", str(self.monitor_fd), f"--{self.what}", str(self.state_fd))
+        given = (("--restore", self.restore_fd), ("--save", self.save_fd))
+        switches = (word for name, fd in given if fd is not None for word in (name, str(fd)))
+        order = () if self.prepare is None else ("--prepare", self.prepare)
+        return ("--monitor", str(self.monitor_fd), *switches, *order)
 
 
 # By path, and not by importing it: the shim is another process's program.

@@ -1,8 +1,9 @@
 """The templates of a home: machines that wait, saved to be restored as boxes.
 
-A template is a directory of three files: the memory, which a box maps privately,
-the state of everything else, and a description, without which the other two are
-not believed. The directory is made elsewhere and moved here whole.
+A template is a directory of files: the memory, which a box maps privately, the state of
+everything else, and a description, without which the others are not believed. That of
+an image has a disk as well: what is on it fits the memory, so a box begins with a copy.
+The directory is made elsewhere and moved here whole.
 
 Its name is a key: a hash of everything that shapes the machine. So a template
 never fits by chance, and one that fits nothing any more is only old.
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from boxlite._evidence import read_excerpt
+from boxlite._sparse import copy_sparse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,12 +36,13 @@ if TYPE_CHECKING:
 
 #: Templates that a home keeps: those that were used last. Each holds the memory that its
 #: guest had touched, 160 MB or so of disk.
-TEMPLATES_KEPT: Final = 4
+TEMPLATES_KEPT: Final = 8
 MEMORY_FILE: Final = "memory"
 STATE_FILE: Final = "state"
+DISK_FILE: Final = "disk"
 DESCRIPTION_FILE: Final = "template.json"
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _DESCRIPTION_BYTES: Final = 64 << 10
 #: A state has some hundred KiB.
 _STATE_BYTES: Final = 64 << 20
@@ -71,20 +74,24 @@ class Template:
         key: Its name.
         memory_fd: Its memory.
         state_fd: The state of everything else. It is read once, from its beginning.
+        disk_fd: The disk that goes with it, if there is one.
     """
 
-    def __init__(self, key: str, memory_fd: int, state_fd: int) -> None:
+    def __init__(self, key: str, memory_fd: int, state_fd: int, disk_fd: int | None = None) -> None:
         self.key = key
         self.memory_fd = memory_fd
         self.state_fd = state_fd
+        self.disk_fd = disk_fd
         self._closed = False
 
     def close(self) -> None:
-        """Close both files. Idempotent."""
+        """Close its files. Idempotent."""
         if not self._closed:
             self._closed = True
             os.close(self.memory_fd)
             os.close(self.state_fd)
+            if self.disk_fd is not None:
+                os.close(self.disk_fd)
 
 
 def template_key(machine: Mapping[str, str]) -> str:
@@ -98,7 +105,10 @@ def template_key(machine: Mapping[str, str]) -> str:
 
 
 class TemplateDraft:
-    """A template in the making: two open, empty files in a directory of their own.
+    """A template in the making: open, empty files in a directory of their own.
+
+    Attributes:
+        disk: Where its disk is to be made, if it is to have one.
 
     Args:
         home: It is made in this home's ``tmp``.
@@ -119,7 +129,16 @@ class TemplateDraft:
             self.state_fd = os.open(self._directory / STATE_FILE, flags, 0o600)
             undo.callback(os.close, self.state_fd)
             os.truncate(self.memory_fd, memory_mib << 20)
+            self.disk = self._directory / DISK_FILE
             self._undo = undo.pop_all()
+
+    def begin_with(self, base: Template) -> None:
+        """Begin with a copy of another template's memory; blocks while it is made.
+
+        Raises:
+            OSError: There is no room.
+        """
+        copy_sparse(base.memory_fd, self.memory_fd)
 
     def publish(self, machine: Mapping[str, str]) -> None:
         """Make it a template of the home; blocks until it is on the disk.
@@ -130,13 +149,22 @@ class TemplateDraft:
         Raises:
             OSError: It could not be written.
         """
-        for fd in (self.memory_fd, self.state_fd):
-            os.fsync(fd)
+        disk_fd: int | None = None
+        with ExitStack() as files:
+            if self.disk.exists():
+                disk_fd = os.open(self.disk, os.O_RDONLY | os.O_CLOEXEC)
+                files.callback(os.close, disk_fd)
+            self._publish(machine, disk_fd)
+
+    def _publish(self, machine: Mapping[str, str], disk_fd: int | None) -> None:
+        for fd in (self.memory_fd, self.state_fd, disk_fd):
+            if fd is not None:
+                os.fsync(fd)
         description = {
             "format": _FORMAT,
             "machine": dict(machine),
             "made_at": time.time(),
-            **_measured(self.memory_fd, self.state_fd),
+            **_measured(self.memory_fd, self.state_fd, disk_fd),
         }
         text = json.dumps(description, indent=1)
         (self._directory / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
@@ -172,8 +200,12 @@ def open_template(home: HomeLayout, machine: Mapping[str, str]) -> Template | No
         os.close(memory_fd)
         remove_template(home, key)
         return None
-    template = Template(key, memory_fd, state_fd)
-    expected = {"format": _FORMAT, "machine": dict(machine), **_measured(memory_fd, state_fd)}
+    disk_fd: int | None = None
+    with suppress(OSError):
+        disk_fd = os.open(directory / DISK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    template = Template(key, memory_fd, state_fd, disk_fd)
+    measured = _measured(memory_fd, state_fd, disk_fd)
+    expected = {"format": _FORMAT, "machine": dict(machine), **measured}
     if any(description.get(name) != value for name, value in expected.items()):
         template.close()
         remove_template(home, key)
@@ -193,6 +225,7 @@ def list_templates(home: HomeLayout) -> list[TemplateInfo]:
             continue
         with suppress(OSError):
             files = [directory / name for name in (MEMORY_FILE, STATE_FILE, DESCRIPTION_FILE)]
+            files += directory.glob(DISK_FILE)
             info = TemplateInfo(
                 key=directory.name,
                 machine={str(name): str(value) for name, value in machine.items()},
@@ -249,7 +282,7 @@ def _describe(directory: Path) -> dict[str, object]:
     return description if isinstance(description, dict) else {}
 
 
-def _measured(memory_fd: int, state_fd: int) -> dict[str, object]:
+def _measured(memory_fd: int, state_fd: int, disk_fd: int | None) -> dict[str, object]:
     """Return what tells a template from one that is damaged.
 
     The memory is too large to be read at every start; nothing writes to it after
@@ -261,4 +294,5 @@ def _measured(memory_fd: int, state_fd: int) -> dict[str, object]:
         "memory_bytes": memory.st_size,
         "memory_changed_ns": memory.st_mtime_ns,
         "state_sha256": hashlib.sha256(state).hexdigest(),
+        "disk_changed_ns": None if disk_fd is None else os.fstat(disk_fd).st_mtime_ns,
     }

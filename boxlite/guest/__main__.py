@@ -22,8 +22,11 @@ def main() -> None:
 
 def _boot_and_serve() -> None:
     from . import boot
+    from .namespaces import make_namespaces
 
     boot.prepare()
+    # Now: what is forked is a copy of this process, which is still small.
+    namespaces = make_namespaces()
     console.log("machine prepared")
 
     from . import lean
@@ -34,7 +37,7 @@ def _boot_and_serve() -> None:
     from .serve import serve
 
     console.log("agent loaded")
-    asyncio.run(serve())
+    asyncio.run(serve(namespaces))
     console.log("switching off")
 
 

@@ -7,13 +7,11 @@ import fcntl
 import os
 import resource
 import socket
-import stat
 import struct
 from typing import Final, NamedTuple
 
-from . import console, kernel
-
-MODULES_DIRECTORY: Final = "/usr/lib/boxlite/modules"
+from . import console, kernel, modules
+from .nodes import make_nodes
 
 _OPEN_FILES: Final = (65_536, 1 << 20)
 _SIOCGIFFLAGS: Final = 0x8913
@@ -44,24 +42,6 @@ _MOUNTS: Final = (
     _Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", _STRICT, required=False),
 )
 
-# Character devices that programs take for granted: name, major, minor, mode.
-_NODES: Final = (
-    ("null", 1, 3, 0o666),
-    ("zero", 1, 5, 0o666),
-    ("full", 1, 7, 0o666),
-    ("random", 1, 8, 0o666),
-    ("urandom", 1, 9, 0o666),
-    ("tty", 5, 0, 0o666),
-    ("console", 5, 1, 0o600),
-    ("ptmx", 5, 2, 0o666),
-)
-_LINKS: Final = (
-    ("/dev/fd", "/proc/self/fd"),
-    ("/dev/stdin", "/proc/self/fd/0"),
-    ("/dev/stdout", "/proc/self/fd/1"),
-    ("/dev/stderr", "/proc/self/fd/2"),
-)
-
 
 def prepare() -> None:
     """Bring the machine to the state that programs expect, modules included.
@@ -71,9 +51,9 @@ def prepare() -> None:
     """
     os.umask(0o022)
     _mount_all()
-    _make_nodes()
+    make_nodes()
     resource.setrlimit(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    _load_modules()
+    modules.load(modules.BOOT)
     _raise_loopback()
 
 
@@ -89,30 +69,6 @@ def _mount_all() -> None:
             if mount.required:
                 raise
             console.log(f"no {mount.kind} on {mount.target}: {error.strerror}")
-
-
-def _make_nodes() -> None:
-    for name, major, minor, mode in _NODES:
-        path = f"/dev/{name}"
-        if not os.path.exists(path):
-            os.mknod(path, stat.S_IFCHR | mode, os.makedev(major, minor))
-            os.chmod(path, mode)  # The umask took bits away.
-    for link, target in _LINKS:
-        if not os.path.lexists(link):
-            os.symlink(target, link)
-
-
-def _load_modules() -> None:
-    try:
-        with open(f"{MODULES_DIRECTORY}/modules.order", encoding="ascii") as file:
-            names = file.read().split()
-    except FileNotFoundError:
-        return  # A kernel with everything built in.
-    for name in names:
-        try:
-            kernel.load_module(f"{MODULES_DIRECTORY}/{name}")
-        except FileExistsError:
-            continue
 
 
 def _raise_loopback() -> None:

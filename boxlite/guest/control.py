@@ -48,7 +48,16 @@ class Stop(NamedTuple):
     """The host asks for an orderly end."""
 
 
-def parse_line(line: bytes) -> Hello | Stop:
+class Prepare(NamedTuple):
+    """The host asks for the image to be mounted, before a template is taken again."""
+
+    directory: str
+
+
+Message = Hello | Stop | Prepare
+
+
+def parse_line(line: bytes) -> Message:
     """Read one line from the host.
 
     Raises:
@@ -63,8 +72,13 @@ def parse_line(line: bytes) -> Hello | Stop:
     kind = message.get("type")
     if kind == "stop":
         return Stop()
+    if kind == "prepare":
+        directory = message.get("directory")
+        if not isinstance(directory, str) or "\0" in directory:
+            raise ControlError('its "directory" is not a path')
+        return Prepare(directory)
     if kind != "hello":
-        raise ControlError('its "type" is neither "hello" nor "stop"')
+        raise ControlError('its "type" is none of "hello", "prepare" and "stop"')
     moment = message.get("unix_time_ns")
     if type(moment) is not int or not 0 <= moment <= _LATEST_NS:
         raise ControlError('its "unix_time_ns" is not a number of nanoseconds since 1970')
@@ -116,11 +130,16 @@ class ControlPort:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._splitter = LineSplitter()
-        self._inbox: deque[Hello | Stop] = deque()
+        self._inbox: deque[Message] = deque()
         self._edge = select.epoll()
 
-    def wait_hello(self) -> Hello:
-        """Announce the agent and block, without a time limit, until the host greets it."""
+    def wait_hello(self, prepare: Callable[[str], None]) -> Hello:
+        """Announce the agent and block, without a time limit, until the host greets it.
+
+        Args:
+            prepare: Done with the image's working directory as often as the host asks for
+                it; then the agent announces itself again.
+        """
         self._edge.register(self._fd, select.EPOLLIN | select.EPOLLET)
         announced = False
         while True:
@@ -129,6 +148,9 @@ class ControlPort:
                 message = self._inbox.popleft()
                 if isinstance(message, Hello):
                     return message
+                if isinstance(message, Prepare):
+                    prepare(message.directory)
+                    announced = False
             # Once to each host: what is written while none is there is lost, and
             # its being lost is an edge.
             if connected and not announced:

@@ -27,7 +27,10 @@ from .file_service import checked_path
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from boxlite._tree.pack import Parts
+
     from .bulk import Bulk
+    from .place import Place
 
 #: Data from this size on goes from the file to the port without a copy in the agent.
 _SPLICE_BYTES: Final = 1 << 16
@@ -71,10 +74,13 @@ class CopyOut:
     Args:
         path: What to pack.
         window: Bytes that may be sent before more are granted.
+        place: Where the path is looked up.
     """
 
-    def __init__(self, path: bytes, window: int) -> None:
+    def __init__(self, path: bytes, window: int, place: Place) -> None:
         self._path = path
+        self._place = place
+        self._member: Member | None = None
         self._window = window
         self._granted = asyncio.Event()
         self._gathered = bytearray()
@@ -88,28 +94,40 @@ class CopyOut:
     async def report(self, send: Callable[[ExecResponse], Awaitable[None]], bulk: Bulk) -> None:
         """Send the tar, and what became of it."""
         report = _Report()
-        member: Member | None = None
         try:
             with closing(pack(checked_path(self._path), report.skip)) as parts:
-                for part in parts:
-                    if isinstance(part, Member):
-                        member = part
-                    elif isinstance(part, bytes):
-                        self._gathered += part
-                    elif part.size < _SPLICE_BYTES:
-                        self._gather(part, member)
-                    else:
-                        await self._send_gathered(bulk)
-                        await self._send_span(bulk, part, member)
-                    if len(self._gathered) >= _GATHER_BYTES:
-                        await self._send_gathered(bulk)
-            await self._send_gathered(bulk)
+                going_on = True
+                while going_on:
+                    span, going_on = self._collect(parts)
+                    await self._send_gathered(bulk)
+                    if span is not None:
+                        await self._send_span(bulk, span, self._member)
         except OSError as error:
             report.fail(error)
         await send(report.exit())
 
     def close(self) -> None:
         """Nothing is open between two sends."""
+
+    def _collect(self, parts: Parts) -> tuple[Span | None, bool]:
+        """Gather parts until there is enough to be sent, or data to be sent from its file.
+
+        Returns:
+            That data, and whether there is more to collect.
+        """
+        with self._place.entered():
+            for part in parts:
+                if isinstance(part, Member):
+                    self._member = part
+                elif isinstance(part, bytes):
+                    self._gathered += part
+                elif part.size < _SPLICE_BYTES:
+                    self._gather(part, self._member)
+                else:
+                    return part, True
+                if len(self._gathered) >= _GATHER_BYTES:
+                    return None, True
+        return None, False
 
     def _gather(self, span: Span, member: Member | None) -> None:
         data = os.pread(span.fd, span.size, span.offset)
@@ -157,9 +175,10 @@ class CopyIn:
 
     Args:
         copy: Where to, and how.
+        place: Where the path is looked up.
     """
 
-    def __init__(self, copy: Copy) -> None:
+    def __init__(self, copy: Copy, place: Place) -> None:
         self._copy = copy
         self._report = _Report()
         self._over = False
@@ -169,7 +188,8 @@ class CopyIn:
         self._directory = -1
         self._unpacker: Unpacker | None = None
         try:
-            self._open(checked_path(copy.path))
+            with place.entered():
+                self._open(checked_path(copy.path))
         except OSError as error:
             self._fail(error)
 
@@ -240,9 +260,9 @@ class CopyIn:
             self._directory = -1
 
 
-def copying(copy: Copy, window: int) -> CopyIn | CopyOut:
+def copying(copy: Copy, window: int, place: Place) -> CopyIn | CopyOut:
     """Return what answers a request to copy."""
-    return CopyOut(copy.path, window) if copy.out else CopyIn(copy)
+    return CopyOut(copy.path, window, place) if copy.out else CopyIn(copy, place)
 
 
 def _shorter(member: Member | None) -> OSError:

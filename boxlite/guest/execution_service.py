@@ -25,8 +25,10 @@ from .spawn import RefusedError, spawn
 if TYPE_CHECKING:
     from grpclib.server import Stream
 
+    from .confinement import Limits
     from .edges import EdgePoller
     from .executions import Executions
+    from .place import Place
     from .reaper import Reaper
 
     ExecStream = Stream[ExecStart, ExecResponse]
@@ -39,6 +41,8 @@ class ExecutionService:
         executions: Where a running command is counted.
         poller: Where readiness comes from.
         reaper: Where exits come from.
+        place: Where commands run.
+        limits: What they are limited to.
     """
 
     def __init__(
@@ -46,10 +50,14 @@ class ExecutionService:
         executions: Executions,
         poller: EdgePoller,
         reaper: Reaper,
+        place: Place,
+        limits: Limits,
     ) -> None:
         self._executions = executions
         self._poller = poller
         self._reaper = reaper
+        self._place = place
+        self._limits = limits
 
     def __mapping__(self) -> dict[str, Handler]:
         """Return the methods, as grpclib wants them."""
@@ -65,7 +73,7 @@ class ExecutionService:
         if self._executions.closed:
             raise GRPCError(Status.UNAVAILABLE, "the guest is shutting down")
         if request.copy is not None:
-            await self._copy(stream, copying(request.copy, request.stdout_window))
+            await self._copy(stream, copying(request.copy, request.stdout_window, self._place))
             return
         try:
             execution = self._start(request)
@@ -92,7 +100,9 @@ class ExecutionService:
             copy.close()
 
     def _start(self, start: ExecStart) -> Execution:
-        return Execution(spawn(start), start, self._poller, self._reaper)
+        with self._place.entered():
+            spawned = spawn(start, self._limits)
+        return Execution(spawned, start, self._poller, self._reaper)
 
 
 async def _serve(stream: ExecStream, what: Execution | CopyIn | CopyOut, pid: int) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from grpclib.server import Stream
 
+    from .place import Place
+
 _PERMISSIONS: Final = 0o7777
 
 
@@ -39,7 +41,13 @@ class FileService:
     The calls are the kernel's own, made where they are asked for: the file systems
     are in memory or on a disk that is the host's page cache. What could wait for
     ever, such as a fifo, is not opened to be waited for.
+
+    Args:
+        place: Where paths are looked up.
     """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
 
     def __mapping__(self) -> dict[str, Handler]:
         """Return the methods, as grpclib wants them."""
@@ -52,21 +60,22 @@ class FileService:
         ]
         return {
             f"/boxlite.v1.Files/{name}": Handler(
-                _answering(function, answer), Cardinality.UNARY_UNARY, request, answer
+                _answering(function, answer, self._place), Cardinality.UNARY_UNARY, request, answer
             )
             for name, function, request, answer in calls
         }
 
 
 def _answering(
-    function: Callable[[Any], Any], answer: Callable[..., Any]
+    function: Callable[[Any], Any], answer: Callable[..., Any], place: Place
 ) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
     """Make a method of a function; what the kernel refuses is its answer."""
 
     async def method(stream: Stream[Any, Any]) -> None:
         request = await only_message(stream)
         try:
-            message = function(request)
+            with place.entered():
+                message = function(request)
         except OSError as error:
             message = answer(error=error.errno or errno.EIO)
         await stream.send_message(message)

@@ -14,6 +14,8 @@ from boxlite._rpc._generated.boxlite.v1 import (
     InfoResponse,
     PingRequest,
     PingResponse,
+    SetUpRequest,
+    SetUpResponse,
     ShutdownRequest,
     ShutdownResponse,
 )
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from grpclib.server import Stream
 
     from .executions import Executions
+    from .outfit import Outfitter
     from .shutdown import Shutdown
 
 _Request = TypeVar("_Request")
@@ -36,16 +39,19 @@ class GuestService:
     Args:
         executions: What is running.
         shutdown: How everything ends.
+        outfitter: Sets up what commands find.
     """
 
     def __init__(
         self,
         executions: Executions,
         shutdown: Shutdown,
+        outfitter: Outfitter,
     ) -> None:
         self.boot_id = ""
         self._executions = executions
         self._shutdown = shutdown
+        self._outfitter = outfitter
 
     def __mapping__(self) -> dict[str, Handler]:
         """Return the methods, as grpclib wants them."""
@@ -53,6 +59,7 @@ class GuestService:
         return {
             "/boxlite.v1.Guest/Info": Handler(self.info, unary, InfoRequest, InfoResponse),
             "/boxlite.v1.Guest/Ping": Handler(self.ping, unary, PingRequest, PingResponse),
+            "/boxlite.v1.Guest/SetUp": Handler(self.set_up, unary, SetUpRequest, SetUpResponse),
             "/boxlite.v1.Guest/Shutdown": Handler(
                 self.shut_down, unary, ShutdownRequest, ShutdownResponse
             ),
@@ -87,6 +94,11 @@ class GuestService:
                 executions=len(self._executions),
             )
         )
+
+    async def set_up(self, stream: Stream[SetUpRequest, SetUpResponse]) -> None:
+        """Give commands their root file system, volumes and limits."""
+        request = await only_message(stream)
+        await stream.send_message(self._outfitter.set_up(request))
 
     async def shut_down(self, stream: Stream[ShutdownRequest, ShutdownResponse]) -> None:
         """End everything, answer, and only then have the machine switched off."""

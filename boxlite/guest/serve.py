@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from boxlite._wire import AGENT_PORT_NAME, AGENT_PORTS, CONTROL_PORT_NAME
 
@@ -12,14 +12,21 @@ from . import console, identity, kernel, ports
 from .agent import Agent
 from .control import ControlPort
 
+if TYPE_CHECKING:
+    from .namespaces import Namespaces
+
 _PORTS_SECONDS: Final = 20.0
 
 
-async def serve() -> None:
-    """Take part in the handshake, then serve until a shutdown is complete."""
+async def serve(namespaces: Namespaces) -> None:
+    """Take part in the handshake, then serve until a shutdown is complete.
+
+    Args:
+        namespaces: Those that an image's commands are to have.
+    """
     agent_names = [AGENT_PORT_NAME.format(index=index) for index in range(AGENT_PORTS)]
     devices = ports.wait_for_ports([CONTROL_PORT_NAME, *agent_names], timeout=_PORTS_SECONDS)
-    agent = Agent()
+    agent = Agent(namespaces)
     control = ControlPort(ports.open_port(devices[CONTROL_PORT_NAME]))
     for name in agent_names:
         agent.add_port(name, ports.open_port(devices[name]))
@@ -36,9 +43,9 @@ async def serve() -> None:
     # time takes a hundred times as long as afterwards.
     random_fd = kernel.open_random()
     console.log("waiting for the host")
-    hello = control.wait_hello()
+    hello = control.wait_hello(agent.prepare)
     identity.refresh(unix_time_ns=hello.unix_time_ns, entropy=hello.entropy, random_fd=random_fd)
-    agent.admit(hello.nonce)
+    agent.admit(hello.nonce, hostname=hello.hostname)
     # The host connects while the rest is done: no call is answered before the loop goes on.
     control.send_ready(hello.nonce)
     control.watch(agent.poller, agent.shutdown.stop)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from boxlite._rpc._generated.boxlite.v1 import ExecStart, TerminalSize
 
+    from .confinement import Limits
+
 #: Where programs are looked for when the command's environment has no PATH.
 DEFAULT_PATH: Final = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -65,8 +67,14 @@ class Spawned(NamedTuple):
     stderr: int | None  # A command with a terminal has none, or with both streams in one.
 
 
-def spawn(start: ExecStart) -> Spawned:
+def spawn(start: ExecStart, limits: Limits) -> Spawned:
     """Start a command in a session, and so a process group, of its own.
+
+    Paths, names of users and the terminal are those of the place that the caller is in.
+
+    Args:
+        start: The request.
+        limits: What it is limited to.
 
     Raises:
         RefusedError: It cannot be started. Nothing is left of the attempt.
@@ -90,8 +98,11 @@ def spawn(start: ExecStart) -> Spawned:
         raise RefusedError(RefusalReason.USER_NOT_FOUND, str(error)) from None
     if user is not None:
         environment.setdefault(b"HOME", user.home)
-    with acting_as(user):
-        return _spawn_in(cwd, start, environment)
+    try:
+        with limits.applied(), acting_as(user):
+            return _spawn_in(cwd, start, environment)
+    except (OSError, ValueError) as error:
+        raise RefusedError(RefusalReason.INVALID, f"a limit cannot be set: {error}") from None
 
 
 def _spawn_in(cwd: bytes, start: ExecStart, environment: Mapping[bytes, bytes]) -> Spawned:

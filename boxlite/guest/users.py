@@ -73,9 +73,10 @@ def _find_group(group: bytes, directory: str) -> int:
 
 def _entries(path: str, fields: int) -> Iterator[list[bytes]]:
     try:
-        with open(path, "rb") as file:
-            lines = file.read(_FILE_BYTES).split(b"\n")
-    except FileNotFoundError:
+        # An image's own file: one that is a fifo must not hold up the agent.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            lines = (file.read(_FILE_BYTES) or b"").split(b"\n")
+    except OSError:
         return
     for line in lines:
         entry = line.split(b":")

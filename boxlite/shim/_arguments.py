@@ -26,6 +26,8 @@ class Arguments:
         monitor: The shim's end of the monitor's socket pair, if there is one.
         restore: QEMU's descriptor of the state that it is to load, if it is to.
         save: The descriptor of the file for the state, if it is to be saved.
+        prepare: The working directory of the image that the guest mounts before its state
+            is saved, if it is to.
         hostname: The guest's host name.
         machine_id: The guest's machine id.
         vm_fds: Descriptors that are for QEMU alone.
@@ -48,6 +50,7 @@ class Arguments:
         self.monitor: int | None = None
         self.restore: int | None = None
         self.save: int | None = None
+        self.prepare: str | None = None
         self.hostname = ""
         self.machine_id = ""
         self.vm_fds: list[int] = []
@@ -68,6 +71,8 @@ class Arguments:
                 self.restore = _descriptor(word, rest)
             elif word == "--save":
                 self.save = _descriptor(word, rest)
+            elif word == "--prepare":
+                self.prepare = _value(word, rest)
             elif word == "--hostname":
                 self.hostname = _value(word, rest)
             elif word == "--machine-id":

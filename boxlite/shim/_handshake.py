@@ -71,6 +71,8 @@ class Handshake:
 
     Args:
         saving: A guest that waits is never greeted: its machine becomes a template.
+        prepare: The working directory of the image that a guest which was restored is asked
+            to mount before it is saved; None for no such thing.
         identity: The fields of the greeting that give the guest its identity.
         clock: Returns the time in nanoseconds since 1970.
         entropy: Returns so many random bytes.
@@ -80,12 +82,14 @@ class Handshake:
         self,
         *,
         saving: bool = False,
+        prepare: str | None = None,
         identity: Mapping[str, str] | None = None,
         clock: Callable[[], int] = time.time_ns,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.ready = False
         self._saving = saving
+        self._prepare = prepare
         self._identity = dict(identity or {})
         self._clock = clock
         self._entropy = entropy
@@ -117,6 +121,9 @@ class Handshake:
 
         Not before it runs: the greeting has the time in it.
         """
+        if self._prepare is not None:
+            order = {"type": "prepare", "directory": self._prepare}
+            return [Send(json.dumps(order).encode() + b"\n")]
         self._guest_waits = True
         return [self._answer(self.nonce)] if self.nonce is not None else []
 

@@ -53,6 +53,7 @@ class Monitor:
         self._on_saved = on_saved
         self._on_failure = on_failure
         self._partial = b""
+        self._negotiated = False
         reactor.watch(fd, select.POLLIN, self._receive)
 
     def restore(self, state_fd: int) -> None:
@@ -63,8 +64,8 @@ class Monitor:
         Args:
             state_fd: The state's descriptor in QEMU.
         """
+        self._negotiate()
         self._send(
-            _command("qmp_capabilities"),
             _capabilities("x-ignore-shared"),
             _command("migrate-incoming", uri=f"fd:{state_fd}"),
         )
@@ -78,11 +79,18 @@ class Monitor:
         Args:
             state_fd: An empty file's descriptor here; closed.
         """
-        self._send(_command("qmp_capabilities"), _capabilities("x-ignore-shared", "events"))
+        self._negotiate()
+        self._send(_capabilities("x-ignore-shared", "events"))
         with suppress(OSError):
             socket.send_fds(self._socket, [_command("getfd", fdname=_STATE_NAME)], [state_fd])
         os.close(state_fd)
         self._send(_command("migrate", uri=f"fd:{_STATE_NAME}"))
+
+    def _negotiate(self) -> None:
+        # Once: QEMU refuses a second time.
+        if not self._negotiated:
+            self._negotiated = True
+            self._send(_command("qmp_capabilities"))
 
     def _send(self, *commands: bytes) -> None:
         # A few hundred bytes, which a socket that was just made takes at once. If it does

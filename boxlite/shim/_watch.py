@@ -56,6 +56,7 @@ class Watch:
     def __init__(self, vm: Vm, arguments: Arguments, box: int, stderr: Stderr) -> None:
         self.handshake = Handshake(
             saving=arguments.save is not None,
+            prepare=arguments.prepare,
             identity={"hostname": arguments.hostname, "machine_id": arguments.machine_id},
         )
         self.template_failure: str | None = None

@@ -17,7 +17,7 @@ import boxlite
 from boxlite._kit import find_kernel
 from boxlite._options import MEMORY_MIB_MIN
 from boxlite._startup.pipeline import Together
-from boxlite._startup.stages import BOX_START
+from boxlite._startup.tables import BOX_START
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

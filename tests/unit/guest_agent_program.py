@@ -54,8 +54,8 @@ def main() -> None:
         agent = Agent()
         await agent.rehearse()
         control = ControlPort(control_fd)
-        hello = control.wait_hello()
-        agent.admit(hello.nonce)
+        hello = control.wait_hello(agent.prepare)
+        agent.admit(hello.nonce, hostname=hello.hostname)
         control.watch(agent.poller, agent.shutdown.stop)
         agent.add_port("packets", port_fd)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,14 +16,17 @@ from fake_guest import NONCE
 
 import boxlite
 from boxlite import BoxState
+from boxlite._images.config import ImageConfig
+from boxlite._images.platform import Platform
 from boxlite._layout import BoxLayout
 from boxlite._options import BoxOptions
 from boxlite._startup.directory import make_directory, remove_directory
-from boxlite._startup.record import read_record, write_record
+from boxlite._startup.record import Record, read_record, write_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
+
+ROOTS = Path("/home/images/roots")
 
 
 @pytest.fixture
@@ -150,7 +154,7 @@ async def test_a_living_box_that_is_not_detached_is_refused(
         with pytest.raises(boxlite.StateError, match="not detached"):
             async with runtime.attach(box_id):
                 pytest.fail("attached")
-        write_record(runtime.home.box(box_id), BoxOptions(detach=True), NONCE)
+        write_record(runtime.home.box(box_id), Record(options=BoxOptions(detach=True), nonce=NONCE))
         await attach_and_stop(runtime, box_id)
         with pytest.raises(boxlite.InvalidOptionError):
             async with runtime.attach(box_id):
@@ -193,24 +197,41 @@ def test_a_record_that_makes_no_sense_is_an_error_that_names_it(
     layout.record.write_bytes(record)
 
     with pytest.raises(boxlite.HostError, match=r"box.json does not say what the box is"):
-        read_record(layout)
+        read_record(layout, ROOTS)
 
 
 def test_a_record_is_for_its_owner_and_is_read_back(tmp_path: Path) -> None:
     """It holds the values of variables."""
     layout = BoxLayout(tmp_path)
-    options = BoxOptions(detach=True, env={"A": "1", "B": "2"}, memory_mib=512)
-    assert read_record(layout) is None
+    options = BoxOptions(
+        detach=True,
+        env={"A": "1", "B": "2"},
+        memory_mib=512,
+        volumes=[boxlite.Volume("/srv", "/data", read_only=False)],
+        rlimits={"nofile": (1, 2), "core": 0},
+    )
+    config = ImageConfig(env=("A=b",), labels={"x": "y"}, platform=Platform())
+    image = boxlite.Image(
+        name="alpine:latest",
+        digest=f"sha256:{'0' * 64}",
+        config=config,
+        layers_bytes=1,
+        root=ROOTS / "root",
+        root_bytes=2,
+        added_at=3.0,
+    )
+    record = Record(options=options, nonce=NONCE, image=image)
+    assert read_record(layout, ROOTS) is None
 
-    write_record(layout, options, NONCE)
+    write_record(layout, record)
 
-    assert read_record(layout) == (options, NONCE)
+    assert read_record(layout, ROOTS) == record
     assert layout.record.stat().st_mode & 0o777 == 0o600
-    assert json.loads(layout.record.read_text())["version"] == 2
+    assert json.loads(layout.record.read_text())["version"] == 3
     layout.record.unlink()
     layout.record.symlink_to("/etc/passwd")
     with pytest.raises(boxlite.HostError, match="not a regular file"):
-        read_record(layout)
+        read_record(layout, ROOTS)
 
 
 def test_a_directory_goes_with_what_nobody_expected_in_it(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ async def sleeping(
         def __init__(self, **_fields: object) -> None:
             pass
 
-        def argv(self, *, name: str, chardevs: Chardevs, files: object) -> list[str]:
+        def argv(self, *, chardevs: Chardevs, **_: object) -> list[str]:
             return ["sleep", "1000"]
 
     async def nothing(*_args: object, **_kwargs: object) -> Any:  # noqa: ANN401

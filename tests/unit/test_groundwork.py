@@ -12,6 +12,7 @@ import trio.testing
 
 from boxlite._errors import HostError
 from boxlite._home import prepare_home
+from boxlite._images.images import Images
 from boxlite._layout import HomeLayout
 from boxlite._options import RuntimeOptions
 from boxlite._startup import groundwork as module
@@ -31,8 +32,10 @@ class Site:
 
     def __init__(self, home: HomeLayout) -> None:
         self.home = home
-        self.groundwork = Groundwork(home, RuntimeOptions(home=home.root))
-        self.machine: Any = SimpleNamespace(cpus=1, memory_mib=1, shape=lambda: {"cpus": "1"})
+        self.groundwork = Groundwork(home, RuntimeOptions(home=home.root), Images(home))
+        self.machine: Any = SimpleNamespace(
+            cpus=1, memory_mib=1, share=False, shape=lambda: {"cpus": "1"}
+        )
         self.builds = 0
         self.failure: Exception | None = None
 

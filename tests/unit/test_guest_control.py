@@ -157,7 +157,10 @@ def test_the_agent_waits_for_a_greeting_through_anything_else(
     host, control, guest = packet_port()
     with host, guest:
         greeted: list[Hello] = []
-        waiting = threading.Thread(target=lambda: greeted.append(control.wait_hello()))
+        prepared: list[str] = []
+        waiting = threading.Thread(
+            target=lambda: greeted.append(control.wait_hello(prepared.append))
+        )
         waiting.start()
         assert json.loads(host.recv(4096))["type"] == "waiting"
         host.send(b"\0\xff{\n")
@@ -165,6 +168,9 @@ def test_the_agent_waits_for_a_greeting_through_anything_else(
         leave(host)  # This host goes, and its half line with it.
         host.send(b'{"type": "stop"}\n')
         assert json.loads(host.recv(4096))["type"] == "waiting"  # The next one is told as well.
+        host.send(b'{"type": "prepare", "directory": "/srv"}\n')
+        assert json.loads(host.recv(4096))["type"] == "waiting"  # It has done so, and waits again.
+        assert prepared == ["/srv"]
         host.send(hello(unix_time_ns=18) + b"\n")
         waiting.join(SECONDS)
         control.send_ready(NONCE)
@@ -177,7 +183,7 @@ def test_the_agent_waits_for_a_greeting_through_anything_else(
 def test_a_stop_right_behind_the_greeting_is_not_lost() -> None:
     """It may be in the same read, before anybody watches the port."""
     host, control, guest = packet_port()
-    stops = []
+    stops: list[object] = []
 
     async def watch() -> None:
         poller = EdgePoller(asyncio.get_running_loop())
@@ -186,7 +192,7 @@ def test_a_stop_right_behind_the_greeting_is_not_lost() -> None:
 
     with host, guest:
         host.send(hello() + b'\n{"type": "stop"}\n')
-        assert control.wait_hello() == Hello(NONCE, 17, ENTROPY, "box-1", NONCE)
+        assert control.wait_hello(stops.append) == Hello(NONCE, 17, ENTROPY, "box-1", NONCE)
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             runner.run(watch())
 

@@ -17,6 +17,7 @@ from boxlite._rpc._generated.boxlite.v1 import Copy, CopyReport, ExecStart
 from boxlite._tree.format import Kind, Member, encode
 from boxlite._wire import OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES
 from boxlite.guest.copying import CopyIn
+from boxlite.guest.place import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +131,7 @@ def test_a_tree_is_unpacked_and_room_is_given(agent: AgentUnderTest, tmp_path: P
 
 def test_more_than_was_granted_ends_the_copy(tmp_path: Path) -> None:
     """As with a command."""
-    copy = CopyIn(Copy(path=os.fsencode(tmp_path / "copy")))
+    copy = CopyIn(Copy(path=os.fsencode(tmp_path / "copy")), Place())
     header = encode(Member(b"copy", Kind.FILE, size=1 << 30))
     copy.hear(Piece(1, Stream.STDIN, memoryview(header)))
     for _ in range(STDIN_WINDOW_BYTES // DATA_BYTES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,11 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from boxlite import BoxOptions, InvalidOptionError, RuntimeOptions, TerminalSize
+from boxlite import BoxOptions, InvalidOptionError, RuntimeOptions, TerminalSize, Volume
 from boxlite._command import COMMAND_BYTES_MAX, Command, check_command
 from boxlite._layout import default_home
 from boxlite._options import BoxFields, RuntimeFields, options_from
+from boxlite._rlimits import rlimit_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +32,13 @@ if TYPE_CHECKING:
         ("memory_mib", 1, "a whole number from"),
         ("memory_mib", 1 << 40, "65536"),
         ("memory_mib", "256", "a whole number from"),
-        ("image", "alpine", "'builtin'"),
+        ("image", "", "'builtin' or a reference"),
+        ("image", 5, "'builtin' or a reference"),
+        ("disk_size_gib", 0, "a whole number from 1 to 16384 (GiB)"),
+        ("disk_size_gib", 1.5, "a whole number from 1"),
+        ("volumes", "/srv:/srv", "a list of Volume"),
+        ("volumes", [Volume("/srv", f"/v{index}") for index in range(9)], "at most 8"),
+        ("rlimits", ["nofile"], "a mapping of names to numbers"),
         ("env", ["A=b"], "a mapping of str to str"),
         ("ready_timeout", 0, "a positive, finite number of seconds"),
         ("ready_timeout", float("nan"), "a positive, finite number of seconds"),
@@ -95,6 +103,82 @@ def test_environment_survives_evolving() -> None:
     assert attrs.evolve(options, cpus=1).env == (("A", "1"),)
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "read_only", "field"),
+    [
+        ("srv", "/srv", True, "source"),
+        ("", "/srv", True, "source"),
+        ("/a\0b", "/srv", True, "source"),
+        (5, "/srv", True, "source"),
+        ("/srv", "srv", True, "target"),
+        ("/srv", "/", True, "target"),
+        ("/srv", "//", True, "target"),
+        ("/srv", "/a/../b", True, "target"),
+        ("/srv", "/a\0", True, "target"),
+        ("/srv", "/proc/sys", True, "target"),
+        ("/srv", "/dev", True, "target"),
+        ("/srv", "/srv", "ro", "read_only"),
+    ],
+)
+def test_a_volume_that_cannot_be_is_refused(
+    source: Any,  # noqa: ANN401
+    target: str,
+    read_only: Any,  # noqa: ANN401
+    field: str,
+) -> None:
+    """Both paths are absolute, and the kernel's own directories are taken."""
+    with pytest.raises(InvalidOptionError) as caught:
+        Volume(source, target, read_only=read_only)
+
+    assert caught.value.field == field
+
+
+def test_two_volumes_have_two_places() -> None:
+    """However a path is written."""
+    volumes = [Volume("/srv", "/data"), Volume("/tmp", "/data/")]
+    with pytest.raises(InvalidOptionError, match="another has it") as caught:
+        BoxOptions(volumes=volumes)
+
+    assert caught.value.field == "volumes[1].target"
+
+
+def test_a_volume_is_read_only_unless_it_is_said() -> None:
+    """Untrusted code is what it is for."""
+    assert Volume("/srv", "/srv").read_only
+    assert BoxOptions(volumes=[Volume("/srv", "/srv")]).volumes[0].source == Path("/srv")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("files", 1),
+        ("nofile", -2),
+        ("nofile", "many"),
+        ("nofile", (1, 2, 3)),
+        ("nofile", (2, 1)),
+        ("nofile", (-1, 5)),
+        ("nofile", 1 << 64),
+    ],
+)
+def test_a_limit_that_cannot_be_set_is_refused(name: str, value: Any) -> None:  # noqa: ANN401
+    """The error names the limit."""
+    with pytest.raises(InvalidOptionError, match="rlimits"):
+        BoxOptions(rlimits={name: value})
+
+
+def test_limits_are_pairs_and_numbers_for_the_kernel() -> None:
+    """One number stands for both, and -1 for none."""
+    options = BoxOptions(rlimits={"core": 0, "nofile": (10, 20), "cpu": -1})
+    none = (1 << 64) - 1
+
+    assert attrs.evolve(options, cpus=1).rlimits == options.rlimits
+    assert rlimit_numbers(options.rlimits) == [
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NOFILE, 10, 20),
+        (resource.RLIMIT_CPU, none, none),
+    ]
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "nan", "inf", ""])
 def test_a_bad_timeout_variable_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """The environment is checked like an argument."""
@@ -126,7 +210,8 @@ def test_the_home_comes_from_the_environment(
 def test_an_unknown_option_lists_the_known_ones() -> None:
     """A typing error is answered with what there is."""
     with pytest.raises(
-        InvalidOptionError, match="memory.*one of cpus, detach, env, image, memory_mib"
+        InvalidOptionError,
+        match="memory.*one of cpus, detach, disk_size_gib, env, image",
     ):
         options_from(BoxOptions, None, {"memory": 256})
     with pytest.raises(InvalidOptionError, match="BoxOptions or keyword arguments"):

@@ -31,6 +31,33 @@ async def test_answer_has_output_and_exit_code() -> None:
     assert answer == Answer(exit_code=3, stdout=b"out\n", stderr=b"err\n")
 
 
+async def test_program_reads_its_input_to_the_end() -> None:
+    """More than a pipe holds, so it is written while the answer is read."""
+    data = b"x" * 300_000
+    answer = await ask(
+        python("import sys; sys.stdout.write(sys.stdin.read())"),
+        stdin=data,
+        seconds=30,
+        max_bytes=1 << 20,
+    )
+
+    assert answer == Answer(exit_code=0, stdout=data, stderr=b"")
+
+
+async def test_program_need_not_read_its_input() -> None:
+    """A broken pipe is no failure of the program that did not care."""
+    answer = await ask(python("print('done')"), stdin=b"x" * 300_000, seconds=30)
+
+    assert answer == Answer(exit_code=0, stdout=b"done\n", stderr=b"")
+
+
+async def test_program_without_input_reads_none() -> None:
+    """It must not wait for a terminal, or take what was meant for the caller."""
+    answer = await ask(python("import sys; print(len(sys.stdin.read()))"), seconds=30)
+
+    assert answer.stdout == b"0\n"
+
+
 async def test_death_by_signal_is_a_negative_exit_code() -> None:
     """It died by itself: that is an answer, and not a lack of patience."""
     answer = await ask(python("import os; os.abort()"), seconds=30)

@@ -20,6 +20,7 @@ __all__ = (
     "FilesStub",
     "GuestBase",
     "GuestStub",
+    "ImageRoot",
     "InfoRequest",
     "InfoResponse",
     "ListRequest",
@@ -30,12 +31,16 @@ __all__ = (
     "ReadResponse",
     "RefusalReason",
     "RemoveDirectory",
+    "ResourceLimit",
+    "SetUpRequest",
+    "SetUpResponse",
     "ShutdownRequest",
     "ShutdownResponse",
     "StatRequest",
     "StatResponse",
     "TerminalSize",
     "Unlink",
+    "VolumeMount",
     "WriteRequest",
     "WriteResponse",
 )
@@ -378,6 +383,23 @@ default_message_pool.register_message("boxlite.v1", "ExecStarted", ExecStarted)
 
 
 @dataclass(eq=False, repr=False)
+class ImageRoot(betterproto2.Message):
+    """
+    The image is the disk with the serial "image", a squashfs that cannot be written
+    to. What commands change is on the disk with the serial "changes", an ext4 file
+    system that is made as large as its disk.
+    """
+
+    working_directory: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
+    """
+    Made if it is missing. An absolute path; empty means "/".
+    """
+
+
+default_message_pool.register_message("boxlite.v1", "ImageRoot", ImageRoot)
+
+
+@dataclass(eq=False, repr=False)
 class InfoRequest(betterproto2.Message):
     pass
 
@@ -511,6 +533,62 @@ default_message_pool.register_message("boxlite.v1", "RemoveDirectory", RemoveDir
 
 
 @dataclass(eq=False, repr=False)
+class ResourceLimit(betterproto2.Message):
+    resource: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
+    """
+    The number of setrlimit(2).
+    """
+
+    soft: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    2^64 - 1 means no limit.
+    """
+
+    hard: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("boxlite.v1", "ResourceLimit", ResourceLimit)
+
+
+@dataclass(eq=False, repr=False)
+class SetUpRequest(betterproto2.Message):
+    image: "ImageRoot | None" = betterproto2.field(
+        1, betterproto2.TYPE_MESSAGE, optional=True
+    )
+    """
+    Present if the box has an image.
+    """
+
+    volumes: "list[VolumeMount]" = betterproto2.field(
+        2, betterproto2.TYPE_MESSAGE, repeated=True
+    )
+    """
+    At most 8, mounted in this order.
+    """
+
+    limits: "list[ResourceLimit]" = betterproto2.field(
+        3, betterproto2.TYPE_MESSAGE, repeated=True
+    )
+    """
+    What every command is limited to, over what the guest has by itself.
+    """
+
+
+default_message_pool.register_message("boxlite.v1", "SetUpRequest", SetUpRequest)
+
+
+@dataclass(eq=False, repr=False)
+class SetUpResponse(betterproto2.Message):
+    disk_bytes: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+    """
+    The size of the file system that takes changes, if the box has an image.
+    """
+
+
+default_message_pool.register_message("boxlite.v1", "SetUpResponse", SetUpResponse)
+
+
+@dataclass(eq=False, repr=False)
 class ShutdownRequest(betterproto2.Message):
     grace_ms: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
     """
@@ -593,6 +671,29 @@ class Unlink(betterproto2.Message):
 
 
 default_message_pool.register_message("boxlite.v1", "Unlink", Unlink)
+
+
+@dataclass(eq=False, repr=False)
+class VolumeMount(betterproto2.Message):
+    tag: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The 9P mount tag.
+    """
+
+    path: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
+    """
+    Where it is put: an absolute path. What is missing on the way is made.
+    """
+
+    read_only: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+
+    file: "bytes" = betterproto2.field(4, betterproto2.TYPE_BYTES)
+    """
+    Present if it is a single file: its name in the directory that the device shares.
+    """
+
+
+default_message_pool.register_message("boxlite.v1", "VolumeMount", VolumeMount)
 
 
 @dataclass(eq=False, repr=False)
@@ -799,6 +900,28 @@ class GuestStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def set_up(
+        self,
+        message: "SetUpRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "SetUpResponse":
+        """
+        Gives commands their root file system and volumes. Once, before the first of them;
+        a guest that is not asked has its own root and no volumes.
+        """
+
+        return await self._unary_unary(
+            "/boxlite.v1.Guest/SetUp",
+            message,
+            SetUpResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def shutdown(
         self,
         message: "ShutdownRequest",
@@ -976,6 +1099,14 @@ class GuestBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def set_up(self, message: "SetUpRequest") -> "SetUpResponse":
+        """
+        Gives commands their root file system and volumes. Once, before the first of them;
+        a guest that is not asked has its own root and no volumes.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def shutdown(self, message: "ShutdownRequest") -> "ShutdownResponse":
         """
         Ends every execution (SIGTERM, a grace period, SIGKILL), flushes file
@@ -1000,6 +1131,14 @@ class GuestBase(betterproto2_grpclib.ServiceBase):
         response = await self.ping(request)
         await stream.send_message(response)
 
+    async def __rpc_set_up(
+        self, stream: "grpclib.server.Stream[SetUpRequest, SetUpResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.set_up(request)
+        await stream.send_message(response)
+
     async def __rpc_shutdown(
         self, stream: "grpclib.server.Stream[ShutdownRequest, ShutdownResponse]"
     ) -> None:
@@ -1021,6 +1160,12 @@ class GuestBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 PingRequest,
                 PingResponse,
+            ),
+            "/boxlite.v1.Guest/SetUp": grpclib.const.Handler(
+                self.__rpc_set_up,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                SetUpRequest,
+                SetUpResponse,
             ),
             "/boxlite.v1.Guest/Shutdown": grpclib.const.Handler(
                 self.__rpc_shutdown,

@@ -1,0 +1,72 @@
+"""What commands of an image may do, and how much of it.
+
+A process gets by execve(2) no capability that is not in its bounding set, whoever it is.
+The agent executes nothing itself, so it takes from its own set what its commands are not
+to have and keeps what it has.
+"""
+
+from __future__ import annotations
+
+import resource
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from . import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from boxlite._rpc._generated.boxlite.v1 import ResourceLimit
+
+# What containers have by default, by the numbers of include/uapi/linux/capability.h:
+# chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service,
+# net_raw, sys_chroot, mknod, audit_write, setfcap.
+_KEPT_CAPABILITIES: Final = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
+#: What a limit says that is none, where the kernel's own number is negative to Python.
+_NO_LIMIT: Final = (1 << 64) - 1
+
+
+def reduce_capabilities() -> None:
+    """Leave commands the capabilities that they have in containers, for good.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    number = 0
+    while number in _KEPT_CAPABILITIES or kernel.drop_from_bounding_set(number):
+        number += 1
+
+
+class Limits:
+    """What every command is limited to, beside what the agent itself is."""
+
+    def __init__(self) -> None:
+        self._wanted: list[tuple[int, tuple[int, int]]] = []
+
+    def set(self, limits: Sequence[ResourceLimit]) -> None:
+        """Take limits; they hold for commands that are started from now on."""
+        self._wanted = [
+            (limit.resource, (_signed(limit.soft), _signed(limit.hard))) for limit in limits
+        ]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Have them hold for this process, and for what it starts, while the block runs.
+
+        Raises:
+            OSError: The kernel refuses one of them.
+            ValueError: One of them is none.
+        """
+        before: list[tuple[int, tuple[int, int]]] = []
+        try:
+            for number, values in self._wanted:
+                before.append((number, resource.getrlimit(number)))
+                resource.setrlimit(number, values)
+            yield
+        finally:
+            for number, values in reversed(before):
+                resource.setrlimit(number, values)
+
+
+def _signed(value: int) -> int:
+    return resource.RLIM_INFINITY if value == _NO_LIMIT else value

@@ -1,0 +1,1 @@
+"""Real images and a real registry."""
