@@ -12,7 +12,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -55,8 +55,9 @@ class _Cost:
         processor: Seconds of processor time, those of its children included.
         pss: The most that all of its processes had in memory at once, in bytes, pages that
             are shared divided among those that share them. 0 if it was not sampled.
-        largest: The most that any one of them had, in bytes, as the kernel counts it: pages
-            that are shared count in full (getrusage(2), ru_maxrss).
+        largest: The most that any one of them had, in bytes, as the kernel keeps count of it
+            (proc(5), VmHWM): pages that are shared count in full. That of getrusage(2) would
+            count what this process had when it forked. 0 if it was not sampled.
         output: What it wrote to standard output.
     """
 
@@ -99,9 +100,9 @@ async def memory(rounds: int) -> Series:
         "skopeo copy or umoci unpack, all processes (baseline)": [],
         "of that skopeo copy": [],
         "of that umoci unpack": [],
-        "skopeo or umoci, ru_maxrss": [],
+        "skopeo or umoci, its largest process, VmHWM": [],
         "boxlite, all processes": [],
-        "boxlite, its largest process, ru_maxrss": [],
+        "boxlite, its largest process, VmHWM": [],
     }
     both, copy, unpack, largest, ours, our_largest = series.values()
     with _registry() as reference:
@@ -173,9 +174,11 @@ def _run_here(command: list[str], sample: bool) -> _Cost:  # noqa: FBT001 - call
         try:
             poll = select.poll()
             poll.register(exited, select.POLLIN)
-            peak = 0
+            pss = largest = 0
             while not poll.poll(_SAMPLE_MILLISECONDS if sample else None):
-                peak = max(peak, _pss_of_tree(process.pid))
+                now = [_memory_of(pid) for pid in _tree(process.pid)]
+                pss = max(pss, sum(share for share, _ in now))
+                largest = max(largest, *(most for _, most in now), 0)
             seconds = perf_counter() - began
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -190,30 +193,30 @@ def _run_here(command: list[str], sample: bool) -> _Cost:  # noqa: FBT001 - call
         return _Cost(
             seconds=seconds,
             processor=used.ru_utime + used.ru_stime,
-            pss=peak,
-            largest=used.ru_maxrss << 10,
+            pss=pss,
+            largest=largest,
             output=output.read(),
         )
 
 
-def _pss_of_tree(root: int) -> int:
-    """Return the bytes that a process and its descendants have in memory, by their share."""
-    total = 0
+def _tree(root: int) -> Iterator[int]:
+    """Yield a process and its descendants. One that ends meanwhile may be left out."""
     waiting = [root]
     while waiting:
-        directory = Path(f"/proc/{waiting.pop()}")
-        # A process, or a thread, may end while it is looked at.
-        try:
-            rollup = (directory / "smaps_rollup").read_text()
-            tasks = list((directory / "task").iterdir())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for line in rollup.splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) << 10
-        for task in tasks:
-            try:
+        pid = waiting.pop()
+        yield pid
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    return total
+
+
+def _memory_of(pid: int) -> tuple[int, int]:
+    """Return a process's share of memory now, and the most it has had; none if it has ended."""
+    found = {"Pss": 0, "VmHWM": 0}
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for file in ("smaps_rollup", "status"):
+            for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+                name, _, amount = line.partition(":")
+                if name in found:
+                    found[name] = int(amount.split()[0]) << 10
+    return found["Pss"], found["VmHWM"]

@@ -15,7 +15,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   cli, __main__                           the command line
 #   _code                                   Python code in a box
 #   _runtime                                the owner of a home
-#   _pool                                   boxes before anybody wants them
+#   _pool, _residents                       boxes before anybody wants them; boxes on disk
 #   _open_box                               what holds while a box is open
 #   _box                                    what can be done with one
 #   _run, _copy, _use                        a command to its end; a copy; a box in use

@@ -205,6 +205,8 @@ class BoxOptions:
             box is stopped in order: more than 0, at most 10. Default 2.
         detach: Let the box run on when its block ends, however that is, and when
             this program does: see :meth:`Runtime.attach`. Default: no.
+        keep: Keep the disk of a box with an image when it has been stopped, so that it can
+            be started again with it: see :meth:`Runtime.reopen_box`. Default: no.
 
     Raises:
         InvalidOptionError: A value is not allowed.
@@ -228,6 +230,7 @@ class BoxOptions:
     ready_timeout: float = attrs.field(factory=_default_ready_timeout, validator=_seconds)
     stop_grace: float = attrs.field(default=2.0, validator=_seconds)
     detach: bool = attrs.field(default=False, validator=_truth)
+    keep: bool = attrs.field(default=False, validator=_truth)
 
     @stop_grace.validator
     def _bounded(self, attribute: attrs.Attribute[float], value: float) -> None:
@@ -259,6 +262,7 @@ class BoxFields(TypedDict, total=False):
     ready_timeout: float
     stop_grace: float
     detach: bool
+    keep: bool
 
 
 def options_from(cls: type[T], given: object, changes: Mapping[str, Any]) -> T:

@@ -61,11 +61,16 @@ def tidy(home: HomeLayout) -> None:
     """Empty tmp, and keep only the newest of the failed boxes' directories.
 
     A program that was killed leaves directories whose boxes are dead; one
-    whose shim still lives, because it has yet to notice, is left alone.
+    whose shim still lives, because it has yet to notice, is left alone. So is
+    one that can be started again.
     """
     for entry in home.tmp.iterdir():
         _remove(entry)
     dead = [path for path in home.boxes.iterdir() if not is_alive(BoxLayout(path))]
+    # One whose disk is wanted can be started again; another's disk explains nothing.
+    dead = [path for path in dead if not has_disk(BoxLayout(path))]
+    for path in dead:
+        BoxLayout(path).disk.unlink(missing_ok=True)
     dead.sort(key=lambda path: path.lstat().st_mtime, reverse=True)
     for path in dead[FAILURES_KEPT:]:
         _remove(path)
@@ -75,6 +80,11 @@ def is_alive(layout: BoxLayout) -> bool:
     """Tell whether the shim of a box runs."""
     shim = read_pid_file(layout.shim_pid)
     return shim is not None and shim.is_alive()
+
+
+def has_disk(layout: BoxLayout) -> bool:
+    """Tell whether a box has a disk that is kept for it."""
+    return layout.record.exists() and layout.disk.exists()
 
 
 def _remove(path: Path) -> None:

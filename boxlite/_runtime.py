@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import re
-import secrets
-import string
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Unpack
 
 import trio
 
 from ._errors import HostError, InvalidOptionError, StateError
 from ._images.images import Images
-from ._layout import BoxLayout, HomeLayout
+from ._layout import HomeLayout
 from ._open_box import used_box
 from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
-from ._ownership import is_alive, owned, tidy
+from ._ownership import owned, tidy
 from ._pool import Pool
 from ._preflight import prepare_home
+from ._residents import Residents, new_id
 from ._scopes import open_nursery_unwrapped
 from ._startup.attach import BOX_ATTACH
+from ._startup.directory import remove_directory
 from ._startup.groundwork import Groundwork
 from ._startup.pipeline import StageLog, run_stages
-from ._startup.record import Record, read_record
 from ._startup.startup import open_startup
 from ._startup.tables import BOX_START, TEMPLATE_PREPARATION
 from ._vm.template import list_templates, remove_template
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from ._box import Box
@@ -39,10 +37,6 @@ if TYPE_CHECKING:
 
     _Timings = tuple[tuple[str, float], ...]
 
-#: 36 ** 12 ids: two of them never meet, and they are valid host names.
-_ID_ALPHABET: Final = string.digits + string.ascii_lowercase
-_ID_LENGTH: Final = 12
-_ID: Final = re.compile(f"[{_ID_ALPHABET}]{{{_ID_LENGTH}}}")
 # Longer than the ladder that stops one box; boxes stop at the same time.
 _CLOSE_SECONDS: Final = 60.0
 
@@ -60,8 +54,8 @@ class Runtime:
         self.options = options
         self.home = HomeLayout(options.home)
         self._open: set[trio.CancelScope] = set()
-        self._used: set[str] = set()
-        self.images = Images(self.home, registries, kept=self._kept_roots)
+        self._residents = Residents(self.home)
+        self.images = Images(self.home, registries, kept=self._residents.roots)
         self._groundwork = Groundwork(self.home, options, self.images)
         warm = BoxOptions()
         self._pool = Pool(size=options.warm, start_box=lambda: self._new_box(warm), options=warm)
@@ -115,7 +109,7 @@ class Runtime:
             self._started(wanted, on_stage) as (start, timings),
             used_box(start, options=wanted, timings=timings) as box,
         ):
-            with self._using(box.id):
+            with self._residents.using(box.id):
                 yield box
 
     @asynccontextmanager
@@ -141,9 +135,9 @@ class Runtime:
         """
         if self._closed:
             raise StateError("attach to a box", required="an open runtime", actual="closed")
-        record = self._detached(box_id)
+        record = self._residents.detached("attach to a box", box_id)
         options = record.options
-        with self._using(box_id):
+        with self._residents.using(box_id):
             async with self._membership(), self._startup(options, on_stage, box_id=box_id) as start:
                 start.nonce, start.image = record.nonce, record.image
                 await start.bring_up(BOX_ATTACH)
@@ -151,42 +145,64 @@ class Runtime:
                 async with used_box(start, options=options, timings=timings) as box:
                     yield box
 
-    def _kept_roots(self) -> set[str]:
-        """Return the roots of boxes that may run on without this program. Blocks."""
-        found = set()
-        for path in self.home.boxes.iterdir():
-            # What cannot be read is no box that could be attached to.
-            with suppress(HostError):
-                record = read_record(BoxLayout(path), self.home.roots)
-                if record is not None and record.image is not None:
-                    found.add(record.image.root.name)
-        return found
+    @asynccontextmanager
+    async def reopen_box(
+        self,
+        box_id: str,
+        *,
+        disk_size_gib: int | None = None,
+        on_stage: Callable[[StageEvent], object] | None = None,
+    ) -> AsyncIterator[Box]:
+        """Start a box again that was kept, or died detached, with its disk as it was left.
 
-    def _detached(self, box_id: str) -> Record:
-        """Return what a box of this home is that can be attached to, or could be if it ran."""
-        # Checked before it becomes a path.
-        if not isinstance(box_id, str) or not _ID.fullmatch(box_id):
-            allowed = f"{_ID_LENGTH} letters a-z and digits, as Box.id has them"
-            raise InvalidOptionError("box_id", box_id, allowed)
-        layout = self.home.box(box_id)
-        if not layout.root.is_dir():
-            raise InvalidOptionError("box_id", box_id, f"the id of a box in {layout.root.parent}")
-        if box_id in self._used:
-            required, actual = "not open in this program", "open in it"
-            raise StateError("attach to a box", required=required, actual=actual)
-        record = read_record(layout, self.home.roots)
-        if record is None and is_alive(layout):
-            raise StateError("attach to a box", required="detached", actual="not detached")
-        return record or Record(options=BoxOptions(), nonce="")
+        Otherwise like :meth:`open_box`. What was written and not yet on the disk when the
+        VM was killed is lost, and the file system is whole.
 
-    @contextmanager
-    def _using(self, box_id: str) -> Iterator[None]:
-        """Keep the box from being attached to while the block runs."""
-        self._used.add(box_id)
-        try:
-            yield
-        finally:
-            self._used.discard(box_id)
+        Args:
+            box_id: Its :attr:`Box.id`.
+            disk_size_gib: What its disk is to have from now on, in GiB, if it is more than
+                it has. Default: as before.
+            on_stage: Called synchronously with every event of the start.
+
+        Raises:
+            InvalidOptionError: The home has no such box, or the size is not allowed.
+            StateError: It runs, is open in this program, or was not kept.
+            HostError: What it is has been written down by another version of boxlite.
+            Errors of :meth:`open_box`.
+        """
+        if self._closed:
+            raise StateError("open a box again", required="an open runtime", actual="closed")
+        record = self._residents.stopped("open a box again", box_id, with_disk=True)
+        options = record.options
+        if disk_size_gib is not None:
+            options = options_from(BoxOptions, options, {"disk_size_gib": disk_size_gib})
+            if disk_size_gib < record.options.disk_size_gib:
+                allowed = f"at least {record.options.disk_size_gib} (GiB), which it has"
+                raise InvalidOptionError("disk_size_gib", disk_size_gib, allowed)
+        with self._residents.using(box_id):
+            async with self._membership(), self._startup(options, on_stage, box_id=box_id) as start:
+                start.again = True
+                start.image = record.image
+                await start.bring_up(BOX_START)
+                timings = tuple(start.log.timings)
+                async with used_box(start, options=options, timings=timings) as box:
+                    yield box
+
+    async def remove_box(self, box_id: str) -> None:
+        """Remove what is kept of a box that does not run. There is no way back.
+
+        Args:
+            box_id: Its :attr:`Box.id`.
+
+        Raises:
+            InvalidOptionError: The home has no such box.
+            StateError: It runs, or is open in this program.
+            HostError: It cannot be removed.
+        """
+        self._residents.stopped("remove a box", box_id, with_disk=False)
+        with self._residents.using(box_id):
+            layout = self.home.box(box_id)
+            await trio.to_thread.run_sync(lambda: remove_directory(layout, keep_evidence=False))
 
     @asynccontextmanager
     async def _membership(self) -> AsyncIterator[None]:
@@ -243,7 +259,7 @@ class Runtime:
         box_id: str = "",
     ) -> AbstractAsyncContextManager[Startup]:
         return open_startup(
-            box_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH)),
+            box_id or new_id(),
             options=options,
             runtime=self.options,
             home=self.home,

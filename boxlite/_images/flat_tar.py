@@ -56,7 +56,6 @@ class FlatTar:
 
     Attributes:
         entries: The members that were given so far.
-        file_bytes: The bytes of the files among them, holes included.
     """
 
     def __init__(self, root: Directory) -> None:
@@ -64,7 +63,6 @@ class FlatTar:
         self._first_names: dict[Node, bytes] = {}
         self._owners: set[int] = set()
         self.entries = 0
-        self.file_bytes = 0
 
     def parts(self) -> Iterator[bytes | Span | Zeros]:
         """Yield the tar in parts, from its beginning to its end.
@@ -78,7 +76,6 @@ class FlatTar:
             self.entries += 1
             yield self._header(name, node)
             if isinstance(node, File) and self._first_names.get(node, name) == name:
-                self.file_bytes += node.size
                 yield from _data(node)
             elif isinstance(node, Directory):
                 start = b"" if node is self._root else name + b"/"

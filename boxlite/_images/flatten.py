@@ -27,6 +27,7 @@ from .flat_tar import FlatTar, Span, Zeros
 from .layer_limits import Budget, LayerError, Limits
 from .layer_spool import PARALLEL_MAX, Spooler, processors, write_all
 from .root_layers import RootLayers
+from .root_tree import count_bytes
 from .squashfs import PATIENCE_RATE, PATIENCE_SECONDS, find_tar2sqfs, write_squashfs
 
 if TYPE_CHECKING:
@@ -149,16 +150,17 @@ class _Conversion:
         if await trio.to_thread.run_sync(_room, self._scratch) < packed:
             raise _no_room(self._image, self._scratch)
         with ExitStack() as opened:
-            spools, root, unpacked = await self._unpack(layers, diff_ids, packed, opened)
+            spools, root = await self._unpack(layers, diff_ids, packed, opened)
             tar = FlatTar(root)
-            meter = _Meter(self, "pack", unpacked)
+            file_bytes = await trio.to_thread.run_sync(count_bytes, root)
+            meter = _Meter(self, "pack", file_bytes)
 
             def write(pipe: int) -> None:
                 _write(tar, [spool.fileno() for spool in spools], pipe, meter.advance)
 
-            seconds = PATIENCE_SECONDS + unpacked / PATIENCE_RATE
+            seconds = PATIENCE_SECONDS + file_bytes / PATIENCE_RATE
             await write_squashfs(write, out, program=program, seconds=seconds)
-        return RootInfo(size=_size(out), entries=tar.entries, file_bytes=tar.file_bytes)
+        return RootInfo(size=_size(out), entries=tar.entries, file_bytes=file_bytes)
 
     async def _unpack(
         self,
@@ -166,7 +168,7 @@ class _Conversion:
         diff_ids: Sequence[str],
         packed: int,
         opened: ExitStack,
-    ) -> tuple[list[BinaryIO], Directory, int]:
+    ) -> tuple[list[BinaryIO], Directory]:
         """Decompress the layers and apply each as soon as it and those below it are there."""
         limits = self._limits
         spooler = Spooler(
@@ -196,8 +198,7 @@ class _Conversion:
                 spool = spools[index]
                 assert spool is not None
                 await trio.to_thread.run_sync(tree.apply_file, spool.fileno())
-        done = [spool for spool in spools if spool is not None]
-        return done, tree.root, tree.file_bytes
+        return [spool for spool in spools if spool is not None], tree.root
 
     def tell(self, step: Literal["unpack", "pack"], done: int, total: int) -> None:
         """Tell how far a step is, from a thread."""
@@ -233,6 +234,7 @@ def _write(
     tar: FlatTar, spools: Sequence[int], pipe: int, advance: Callable[[int], object]
 ) -> None:
     """Write a tar to a pipe, in a thread."""
+    advance(0)
     for part in tar.parts():
         trio.from_thread.check_cancelled()
         match part:

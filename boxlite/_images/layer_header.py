@@ -50,7 +50,7 @@ def has_checksum(block: bytes) -> bool:
     rest = block[:148] + block[156:]
     unsigned = sum(rest) + 8 * ord(" ")
     # Some old tars added them up as signed.
-    return given in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest))
+    return given == unsigned or given == unsigned - 256 * sum(byte > 127 for byte in rest)
 
 
 def number_at(

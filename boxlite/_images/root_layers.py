@@ -64,7 +64,6 @@ class RootLayers:
 
     Attributes:
         root: What has come of it. Before any layer it is empty: 0755, of root, time 0.
-        file_bytes: The bytes of all files that layers brought, holes included.
     """
 
     def __init__(self, limits: Limits, checkpoint: Callable[[], object] = lambda: None) -> None:
@@ -74,7 +73,6 @@ class RootLayers:
         self._entries = Budget(limits.entries, "entries")
         self._bytes = Budget(limits.image_bytes, "bytes of files")
         self._metadata = Budget(limits.metadata_bytes, "bytes of names and attributes")
-        self.file_bytes = 0
         self._touched: list[Directory] = []
         self._layer = 0
 
@@ -134,7 +132,6 @@ class RootLayers:
         match member.kind:
             case Kind.FILE:
                 self._bytes.take(member.size, member.name)
-                self.file_bytes += member.size
                 return File(
                     mode,
                     uid,

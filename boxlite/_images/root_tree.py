@@ -128,6 +128,22 @@ class Directory(Node):
         self.touched: set[bytes] | None = None
 
 
+def count_bytes(root: Directory) -> int:
+    """Return the bytes of all files in a tree, holes included, each file once."""
+    total = 0
+    shared: set[Node] = set()
+    waiting: list[Node] = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Directory):
+            waiting += node.children.values()
+        elif isinstance(node, File) and node not in shared:
+            total += node.size
+            if node.is_shared:
+                shared.add(node)
+    return total
+
+
 def clean(path: bytes) -> list[bytes]:
     """Return the components of a path in an archive, seen from the root.
 

@@ -37,7 +37,7 @@ SHARING_META_PACKAGES: Final = META_PACKAGES[1:]
 KEPT_MODULES: Final = (
     *("virtio_pci", "virtio_mmio", "virtio_console", "virtio_blk", "virtio_net", "virtio_rng"),
     *("virtio_balloon", "virtiofs", "vmw_vsock_virtio_transport", "9p", "9pnet_virtio"),
-    *("squashfs", "erofs", "overlay", "ext4", "fuse"),
+    *("squashfs", "erofs", "overlay", "ext4", "crc32c_generic", "fuse"),
 )
 
 _RELEASE_PACKAGE = re.compile(r"linux-(?:image|modules)-\d[\w.+~-]*\Z")

@@ -35,7 +35,11 @@ async def find_image(start: Startup) -> None:
     if start.options.image == BUILTIN_IMAGE:
         await trio.lowlevel.checkpoint()
         return
-    start.image = await start.groundwork.image(start.options.image)
+    if start.image is None:
+        start.image = await start.groundwork.image(start.options.image)
+    else:
+        # The very image that it was made of, whatever has that name by now.
+        await trio.lowlevel.checkpoint()
     start.undo.enter_context(start.groundwork.using(start.image))
 
 

@@ -16,42 +16,50 @@ if TYPE_CHECKING:
     from boxlite._layout import BoxLayout
 
 
-def make_directory(layout: BoxLayout) -> None:
+def make_directory(layout: BoxLayout, *, again: bool = False) -> None:
     """Make the directory of a box, for its user alone.
 
+    Args:
+        layout: What lies where.
+        again: The box was there before, and its disk and record still are.
+
     Raises:
-        OSError: It cannot be made; nothing of it is left.
+        OSError: It cannot be made; nothing of it is left that was not there.
     """
-    layout.root.mkdir(mode=0o700)
+    layout.root.mkdir(mode=0o700, exist_ok=again)
     try:
         layout.sockets.mkdir(mode=0o700)
     except BaseException:
-        layout.root.rmdir()
+        if not again:
+            layout.root.rmdir()
         raise
 
 
-def remove_directory(layout: BoxLayout, *, keep_evidence: bool) -> None:
+def remove_directory(layout: BoxLayout, *, keep_evidence: bool, keep_disk: bool = False) -> None:
     """Remove the directory of a box that is gone, or all of it that explains nothing.
 
     Args:
         layout: What lies where.
         keep_evidence: Leave the files that explain a failure.
+        keep_disk: Leave the disk, and the record of the box, which is nothing without.
 
     Raises:
         HostError: Something that was to go is still there.
     """
     _remove_sockets(layout)
-    with suppress(OSError):
-        layout.disk.unlink()
     evidence = layout.evidence
-    for path in (layout.record, layout.shim_pid, layout.vm_pid, *evidence):
+    for path in (layout.record, layout.disk, layout.shim_pid, layout.vm_pid, *evidence):
         with suppress(OSError):
             # What a process was replacing when it was killed.
             path.with_name(f"{path.name}.new").unlink()
+        if keep_disk and path in (layout.disk, layout.record):
+            continue
         if not (keep_evidence and path in evidence):
             with suppress(OSError):
                 path.unlink()
-    if keep_evidence:
+    if layout.volumes.exists():
+        shutil.rmtree(layout.volumes, ignore_errors=True)
+    if keep_evidence or keep_disk:
         return
     try:
         layout.root.rmdir()

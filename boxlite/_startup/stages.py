@@ -67,9 +67,9 @@ async def make_box_directory(start: Startup) -> None:
     await trio.lowlevel.checkpoint()
     layout = start.layout
     try:
-        make_directory(layout)
+        make_directory(layout, again=start.again)
         start.undo.callback(remove_box, start)
-        if start.options.detach:
+        if start.options.detach or start.options.keep:
             write_record(
                 layout, Record(options=start.options, nonce=start.nonce, image=start.image)
             )
@@ -209,4 +209,9 @@ async def end_shim(start: Startup) -> None:
 def remove_box(start: Startup) -> None:
     """Remove what a box has on disk, unless it stays; what explains a failure does."""
     if not start.stays:
-        remove_directory(start.layout, keep_evidence=start.keep_evidence)
+        # Before it ran for the first time there is nothing on its disk.
+        remove_directory(
+            start.layout,
+            keep_evidence=start.keep_evidence,
+            keep_disk=start.options.keep and (start.again or start.has_run),
+        )

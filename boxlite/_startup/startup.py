@@ -54,6 +54,8 @@ class Startup:
         secrets: What no report on it may show.
         keep_evidence: The box has failed: the files that explain it must stay.
         stays: The VM is to run on when this is over.
+        again: The box was there before, with a disk.
+        has_run: It has been running.
         oom_kills: How many processes of ours the kernel had killed for memory before.
         argv: QEMU's command line, once there is one.
         nonce: What this start's ready announcement must carry, and what its guest knows
@@ -74,6 +76,8 @@ class Startup:
     secrets: Secrets = attrs.field(init=False)
     keep_evidence: bool = attrs.field(default=False, init=False)
     stays: bool = attrs.field(default=False, init=False)
+    again: bool = attrs.field(default=False, init=False)
+    has_run: bool = attrs.field(default=False, init=False)
     oom_kills: int | None = attrs.field(default=None, init=False)
     argv: Sequence[str] = attrs.field(default=(), init=False)
 
@@ -124,6 +128,7 @@ class Startup:
             self.lifecycle.fail()
             raise
         self.lifecycle.advance(BoxState.RUNNING, to="use the box")
+        self.has_run = True
         self.stays = self.options.detach
 
     def fail(self) -> None:

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import click
-import trio
 
 import boxlite
+from boxlite._options import BUILTIN_IMAGE
 
 from . import templates
+from .box_arguments import CPUS, MEMORY, BoxArguments, box_options, machine, takes_box
 from .demo import demo
 from .doctor import doctor
+from .image_commands import images_group, pull_command
+from .outcome import errors_as_text, finish
 from .run import run
 from .shell import shell
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from boxlite._options import RuntimeFields
 
-    from boxlite._options import BoxFields, RuntimeFields
-
-#: What container tools exit with when they, and not the command, failed.
-EXIT_BOXLITE = 125
-EXIT_INTERRUPTED = 130
-
-
-_MACHINE_CPUS = click.option("--cpus", type=int, help="Virtual CPUs.")
-_ENV = click.option(
-    "-e", "--env", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable."
+_CWD = click.option(
+    "-w", "--cwd", metavar="DIR", help="The directory to run in. Default: the image's, or /."
 )
-_CWD = click.option("-w", "--cwd", default="/", show_default=True, help="The directory to run in.")
-_MACHINE_MEMORY = click.option("--memory", "memory_mib", type=int, help="Memory in MiB.")
+_USER = click.option(
+    "-u",
+    "--user",
+    metavar="USER[:GROUP]",
+    help="Who runs it, by names that the box has or numbers. Default: the image's, or root.",
+)
+#: Everything from the first word on that is no option of ours is the command's.
+_COMMAND_SETTINGS = {"allow_interspersed_args": False}
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,14 +94,14 @@ def templates_ls_command(options: boxlite.RuntimeOptions) -> None:
 
 
 @templates_group.command("build")
-@_MACHINE_CPUS
-@_MACHINE_MEMORY
+@CPUS
+@MEMORY
 @click.pass_obj
 def templates_build_command(
     options: boxlite.RuntimeOptions, *, cpus: int | None, memory_mib: int | None
 ) -> None:
     """Make the template for boxes of a shape, unless it is there."""
-    finish(partial(templates.build, box=_machine(cpus, memory_mib)), options)
+    finish(partial(templates.build, box=machine(cpus, memory_mib)), options)
 
 
 @templates_group.command("rm")
@@ -113,110 +112,74 @@ def templates_rm_command(options: boxlite.RuntimeOptions, keys: tuple[str, ...])
     finish(partial(templates.remove, keys=keys), options)
 
 
-@cli.command("run", context_settings={"ignore_unknown_options": True})
-@_MACHINE_CPUS
-@_MACHINE_MEMORY
-@_ENV
+cli.add_command(pull_command)
+cli.add_command(images_group)
+
+
+@cli.command("run", context_settings=_COMMAND_SETTINGS)
+@takes_box
+@_USER
 @_CWD
-@click.option("--timeout", type=float, help="Seconds after which the command is killed.")
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Kill the command after so many seconds."
+)
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on to the command.")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def run_command(
     options: boxlite.RuntimeOptions,
     *,
-    cpus: int | None,
-    memory_mib: int | None,
-    env: tuple[str, ...],
-    cwd: str,
+    user: str | None,
+    cwd: str | None,
     timeout: float | None,
     interactive: bool,
     command: tuple[str, ...],
+    **box: Unpack[BoxArguments],
 ) -> None:
     """Run COMMAND in a box of its own and exit with its code.
 
+    With --image it may be left out: then the image's own entrypoint and command run.
+    A COMMAND that is given runs as it is, without the entrypoint.
+
     128 + n when signal n ended it, 127 when there is no such program, 126 when
-    it cannot be executed, 125 when boxlite itself failed.
+    it cannot be executed, 125 when boxlite itself failed, 124 after --timeout.
     """
-    box = _box_options(cpus, memory_mib, env)
+    if not command and box["image"] == BUILTIN_IMAGE:
+        raise click.UsageError("Missing argument 'COMMAND...': the built-in image has none")
+    with errors_as_text():
+        wanted = box_options(box)
 
     async def main(options: boxlite.RuntimeOptions) -> int:
-        return await run(options, box, command, cwd=cwd, timeout=timeout, interactive=interactive)
+        return await run(
+            options, wanted, command, cwd=cwd, user=user, timeout=timeout, interactive=interactive
+        )
 
     finish(main, options)
 
 
-@cli.command("shell", context_settings={"ignore_unknown_options": True})
-@_MACHINE_CPUS
-@_MACHINE_MEMORY
-@_ENV
+@cli.command("shell", context_settings=_COMMAND_SETTINGS)
+@takes_box
+@_USER
 @_CWD
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def shell_command(
     options: boxlite.RuntimeOptions,
     *,
-    cpus: int | None,
-    memory_mib: int | None,
-    env: tuple[str, ...],
-    cwd: str,
+    user: str | None,
+    cwd: str | None,
     command: tuple[str, ...],
+    **box: Unpack[BoxArguments],
 ) -> None:
     """Open a terminal in a box of its own, with a shell or COMMAND on it.
 
     Exits with its code, as ``run`` does.
     """
-    box = _box_options(cpus, memory_mib, env)
-    finish(partial(shell, box_options=box, command=command or ("sh",), cwd=cwd), options)
-
-
-def _box_options(
-    cpus: int | None, memory_mib: int | None, env: tuple[str, ...]
-) -> boxlite.BoxOptions:
-    variables = {}
-    for item in env:
-        name, separator, value = item.partition("=")
-        if not separator:
-            raise click.UsageError(f"--env {item!r} is not NAME=VALUE")
-        variables[name] = value
     with errors_as_text():
-        fields = _machine(cpus, memory_mib)
-        fields["env"] = variables
-        return boxlite.BoxOptions(**fields)
-
-
-def _machine(cpus: int | None, memory_mib: int | None) -> BoxFields:
-    """Return the options that were given, and leave the others to their defaults."""
-    fields: BoxFields = {}
-    if cpus is not None:
-        fields["cpus"] = cpus
-    if memory_mib is not None:
-        fields["memory_mib"] = memory_mib
-    return fields
-
-
-@contextmanager
-def errors_as_text() -> Iterator[None]:
-    """Show an error of boxlite as text and exit, instead of with a traceback."""
-    try:
-        yield
-    except boxlite.ExecStartError as exc:
-        click.echo(f"boxlite: {exc}", err=True)
-        sys.exit(exc.exit_code)
-    except boxlite.BoxliteError as exc:
-        click.echo(f"boxlite: {exc}", err=True)
-        sys.exit(EXIT_BOXLITE)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-
-
-def finish(
-    main: Callable[[boxlite.RuntimeOptions], Awaitable[int]], options: boxlite.RuntimeOptions
-) -> NoReturn:
-    """Run a command's coroutine to its end and exit with what it returns."""
-    with errors_as_text():
-        code = trio.run(main, options)
-    sys.exit(code)
+        wanted = box_options(box)
+    finish(
+        partial(shell, box_options=wanted, command=command or ("sh",), cwd=cwd, user=user), options
+    )
 
 
 def command_line() -> None:

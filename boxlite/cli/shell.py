@@ -14,9 +14,11 @@ import trio
 from rich.console import Console
 
 import boxlite
+from boxlite._options import BUILTIN_IMAGE
 from boxlite._scopes import open_nursery_unwrapped
 
 from .progress import progress
+from .pull import ready_image
 from .streams import show
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ async def shell(
     box_options: boxlite.BoxOptions,
     command: Sequence[str],
     *,
-    cwd: str,
+    cwd: str | None,
+    user: str | None,
 ) -> int:
     """Run a command on a terminal that is joined to ours, and return its exit code.
 
@@ -47,11 +50,13 @@ async def shell(
         return 2
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(boxlite.open_runtime(runtime_options))
+        if box_options.image != BUILTIN_IMAGE:
+            await ready_image(runtime, box_options.image)
         with progress(Console(stderr=True)) as on_stage:
             box = await stack.enter_async_context(runtime.open_box(box_options, on_stage=on_stage))
         session = _Session()
         with _raw_mode(_STDIN):
-            await session.run(box, command, cwd=cwd)
+            await session.run(box, command, cwd=cwd, user=user)
     return session.exit_code
 
 
@@ -65,12 +70,16 @@ class _Session:
     def __init__(self) -> None:
         self.exit_code = 0
 
-    async def run(self, box: boxlite.Box, command: Sequence[str], *, cwd: str) -> None:
+    async def run(
+        self, box: boxlite.Box, command: Sequence[str], *, cwd: str | None, user: str | None
+    ) -> None:
         env = {"TERM": os.environ.get("TERM", "xterm-256color")}
         async with open_nursery_unwrapped() as nursery:
             # Before the size is asked for: a change after that must not be missed.
             await nursery.start(self._end_on_signal, nursery.cancel_scope)
-            async with box.exec(command, env=env, cwd=cwd, terminal=_size()) as execution:
+            async with box.exec(
+                command, env=env, cwd=cwd, user=user, terminal=_size()
+            ) as execution:
                 await nursery.start(self._follow_size, execution)
                 nursery.start_soon(_type, execution.stdin)
                 await show(execution.stdout, _STDOUT)

@@ -6,25 +6,16 @@ import gzip
 import hashlib
 import json
 import os
-import signal
-import socket
 import stat
-import subprocess
-import sys
 import tarfile
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
 import image_builder
 import pytest
 from image_builder import SETUID_ID, USER, USER_ID
-from image_cache import cached
 from image_layer import LayerTar, net_raw_capability
 from image_layout import OCI_INDEX, Layout, ToolError, run_tool
-from image_registry import open_registry
 
 if TYPE_CHECKING:
     from image_registry import Registry
@@ -207,128 +198,10 @@ def test_archives(busybox: Layout, tmp_path: Path) -> None:
     assert f"blobs/sha256/{busybox.digest().removeprefix('sha256:')}" in names
 
 
-def test_a_private_registry_wants_its_login(private_registry: Registry, busybox: Layout) -> None:
-    """It tells strangers nothing, and says how it wants to be asked."""
-    private_registry.push(busybox, "test/busybox:latest")
-    assert private_registry.manifest("test/busybox:latest")[1] == busybox.digest()
-
-    stranger = attrs.evolve(private_registry, login=False)
-    status, headers, _ = stranger.request("GET", "/v2/test/busybox/manifests/latest")
-    assert status == 401
-    assert headers["www-authenticate"] == 'Basic realm="boxlite tests"'
-    with pytest.raises(ToolError, match="authentication required"):
-        stranger.push(busybox, "test/busybox:latest")
-
-
-def test_a_registry_ends_with_its_block(image_tools: None, tmp_path: Path) -> None:
-    """No process is left, and nobody listens any more."""
-    with open_registry(tmp_path) as registry:
-        assert registry.request("GET", "/v2/")[0] == 200
-    with pytest.raises(ConnectionRefusedError):
-        registry.request("GET", "/v2/")
-
-
-def test_a_registry_ends_with_tests_that_are_killed(image_tools: None, tmp_path: Path) -> None:
-    """Nobody is left to end it in order."""
-    script = (
-        "import os, signal, sys; from pathlib import Path; from image_registry import open_registry\n"
-        "with open_registry(Path(sys.argv[1])) as registry:\n"
-        "    print(registry.host, flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = _run_script(script, tmp_path)
-    host, _, port = done.stdout.strip().partition(":")
-    assert done.returncode == -signal.SIGKILL
-
-    deadline = time.monotonic() + 10
-    with pytest.raises(ConnectionRefusedError):
-        while time.monotonic() < deadline:
-            socket.create_connection((host, int(port))).close()
-
-
-def test_a_registry_that_fails_says_why(
-    image_tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its log is in the error."""
-    monkeypatch.setenv("REGISTRY_LOG_LEVEL", "no such level")
-    with pytest.raises(ToolError, match="no such level"), open_registry(tmp_path):
-        pass
-
-
 def test_a_tool_that_fails_says_why(tmp_path: Path) -> None:
     """What a tool says on standard error is in the error."""
     with pytest.raises(ToolError, match="failed with 3:\nalas"):
         run_tool("sh", "-c", "echo alas >&2; exit 3")
-
-
-def test_an_entry_is_built_once_by_many_at_once(tmp_path: Path) -> None:
-    """Those who come while it is built wait for it."""
-    built: list[Path] = []
-    begun, go_on = threading.Event(), threading.Event()
-
-    def build(directory: Path) -> None:
-        begun.set()
-        assert go_on.wait(10)
-        (directory / "file").write_text("whole")
-        built.append(directory)
-
-    found: list[str] = []
-
-    def get() -> None:
-        entry = cached("thing", b"recipe", build, directory=tmp_path)
-        found.append((entry / "file").read_text())
-
-    threads = [threading.Thread(target=get) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    assert begun.wait(10)
-    go_on.set()
-    for thread in threads:
-        thread.join()
-
-    assert (len(built), found) == (1, ["whole"] * 4)
-
-
-def test_another_recipe_is_another_entry(tmp_path: Path) -> None:
-    """And the first one stays for whoever uses it."""
-
-    def build(directory: Path) -> None:
-        (directory / "file").touch()
-
-    first, second = (cached("thing", part, build, directory=tmp_path) for part in (b"1", b"2"))
-    assert first != second
-    assert (first / "file").exists()
-    assert (second / "file").exists()
-
-
-def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
-    """The next one begins anew."""
-
-    def fail(directory: Path) -> None:
-        (directory / "part").touch()
-        raise ToolError("no network")
-
-    with pytest.raises(ToolError, match="no network"):
-        cached("thing", b"recipe", fail, directory=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thing.lock"]
-
-
-def test_what_a_killed_build_left_is_tidied_away(tmp_path: Path) -> None:
-    """A builder that dies in the middle leaves no entry, and the next one cleans up."""
-    script = (
-        "import os, signal, sys; from pathlib import Path; from image_cache import cached\n"
-        "def build(directory):\n"
-        "    (directory / 'part').touch()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "cached('thing', b'recipe', build, directory=Path(sys.argv[1]))\n"
-    )
-    assert _run_script(script, tmp_path).returncode == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".thing.*"))) == 1
-
-    entry = cached("thing", b"recipe", lambda directory: None, directory=tmp_path)
-
-    assert list(entry.iterdir()) == []
-    assert not list(tmp_path.glob(".thing.*"))
 
 
 def test_layers_are_the_same_each_time(tmp_path: Path) -> None:
@@ -342,10 +215,3 @@ def test_layers_are_the_same_each_time(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     with tarfile.open(tmp_path / "one") as tar:
         assert tar.getnames() == ["a", "a/b", "a/.wh.c", ".wh.d"]
-
-
-def _run_script(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script that has this directory's modules, with another directory as its argument."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(image_builder.__file__).parent)}
-    command = [sys.executable, "-c", script, directory]
-    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)

@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from boxlite._images.layer_extended import parse_records
 from boxlite._images.layer_limits import Budget, LayerError, Limits
 from boxlite._images.layer_tar import LayerReader
 from boxlite._images.root_layers import RootLayers
-from boxlite._images.root_tree import LINKS_MAX, Directory, Symlink, clean, follow
+from boxlite._images.root_tree import Directory, Symlink, clean, follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -147,7 +147,7 @@ def in_memory(layers: Sequence[bytes]) -> Tree:
 
 
 def comparable(tree: Tree) -> Tree:
-    """Return a tree without times, and without owners: of directories that nobody has they differ."""
+    """Return a tree without times and owners: they differ in directories that nobody has."""
     return {
         name: attrs.evolve(entry, mtime=0, uid=0, gid=0, xattrs={}) for name, entry in tree.items()
     }
@@ -201,13 +201,10 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 def read(data: bytes) -> None:
     """Read a layer, which may be refused."""
-    with opened(data) as fd:
-        try:
-            for member in LayerReader(fd, Limits(), Budget(1 << 30, "bytes")).members():
-                assert 0 <= member.offset <= len(data)
-                assert sum(size for _, size in member.segments or ()) <= len(data)
-        except LayerError as error:
-            assert error.problem
+    with opened(data) as fd, suppress(LayerError):
+        for member in LayerReader(fd, Limits(), Budget(1 << 30, "bytes")).members():
+            assert 0 <= member.offset <= len(data)
+            assert sum(size for _, size in member.segments or ()) <= len(data)
 
 
 @given(damaged() | st.binary(max_size=2000))
@@ -249,10 +246,7 @@ def test_every_way_ends_below_the_root(
     for name, parts in targets:
         root.children[name] = Symlink(0, 0, 0, (), target=b"/".join(parts) or b"/")
 
-    try:
+    with suppress(LayerError):
         found = follow(root, way, b"member")
-    except LayerError as error:
-        assert str(LINKS_MAX) in error.problem or "too long" in error.problem
-    else:
         assert found[0] == (b"", root)
         assert all(name not in (b"", b".", b"..") for name, _ in found[1:])
