@@ -150,9 +150,7 @@ class ArchiveFiles:
     def _put(self, name: bytes, member: Member, shown: str) -> None:
         if member.kind is Kind.FILE:
             hollow = member.segments is not None
-            self._index[name] = (
-                _Hollow() if hollow else Piece(self._fd, member.offset, member.size)
-            )
+            self._index[name] = _Hollow() if hollow else Piece(self._fd, member.offset, member.size)
             return
         target = member.target
         if member.kind is Kind.SYMLINK and not target.startswith(b"/"):

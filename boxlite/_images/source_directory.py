@@ -38,13 +38,13 @@ class DirectoryFiles:
         """Tell whether there is a file of that name, of whatever kind.
 
         Raises:
-            SourceError: What should be a directory on the way to it is none.
+            SourceError: It leads out, or what should be a directory on the way to it is none.
             UnreadableError: The directory cannot be read.
         """
         with ExitStack() as opened:
             try:
                 parent, last = self._descend(name, opened)
-                os.stat(last, dir_fd=parent, follow_symlinks=False)  # noqa: PTH116 - below a directory
+                os.stat(last, dir_fd=parent, follow_symlinks=False)
             except FileNotFoundError:
                 return False
             except OSError as exc:
@@ -56,7 +56,7 @@ class DirectoryFiles:
         """Give a file, which stays open while the block runs.
 
         Args:
-            name: Its path in the directory, made of names that were checked.
+            name: Its path in the directory, of which no part is ``..``.
 
         Raises:
             SourceError: It is not there, a link, or no plain file.
@@ -78,7 +78,9 @@ class DirectoryFiles:
     def _descend(self, name: str, opened: ExitStack) -> tuple[int, str]:
         """Open the directory that a file is in; return it and the file's last name."""
         parent = self.fd
-        *directories, last = name.split("/")
+        *directories, last = parts = name.split("/")
+        if not {"", ".", ".."}.isdisjoint(parts):
+            raise SourceError(f"the name {name[:100]!r} leads out of it")
         for directory in directories:
             parent = os.open(directory, _DIRECTORY_FLAGS, dir_fd=parent)
             opened.callback(os.close, parent)

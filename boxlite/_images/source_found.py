@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 
-from .config import CONFIG_BYTES_MAX, parse_config
-from .descriptor import Descriptor
-from .manifest import Manifest, parse_manifest
-from .media import OCI_CONFIG, OCI_MANIFEST
+from .config import parse_config
 from .source_piece import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
     from .config import ImageConfig
+    from .descriptor import Descriptor
     from .platform import Platform
     from .reference import Reference
     from .source_piece import Files, Intake
@@ -38,13 +34,28 @@ class Found:
         names: What it is called there.
         digests: Those by which it may be called: of its manifest, and of the indexes that
             led to it. None is known for an image whose manifest is to be made.
+        config_digest: That of its configuration.
         take: Puts it into the store and returns its manifest.
     """
 
     identity: str
     names: tuple[Reference, ...]
     digests: tuple[str, ...]
+    config_digest: str
     take: Callable[[Intake], Descriptor]
+
+
+def merged(found: Iterable[Found]) -> list[Found]:
+    """Return images, each once with all of its names, in the order in which they first come."""
+    images: dict[str, Found] = {}
+    for each in found:
+        known = images.get(each.identity, each)
+        images[each.identity] = attrs.evolve(
+            known,
+            names=tuple(dict.fromkeys((*known.names, *each.names))),
+            digests=tuple(dict.fromkeys((*known.digests, *each.digests))),
+        )
+    return list(images.values())
 
 
 class Documents:
@@ -135,60 +146,3 @@ def config_for(
         return config
     there.append(str(config.platform))
     return None
-
-
-def store_made(intake: Intake, config: bytes, layers: Sequence[Descriptor]) -> Descriptor:
-    """Store an image whose manifest is made of its pieces, and return that.
-
-    The same pieces always give the same manifest.
-
-    Args:
-        intake: Where to put them.
-        config: The configuration.
-        layers: The layers, which the store has.
-
-    Raises:
-        SourceError: It is no image that is taken.
-        OSError: It cannot be kept.
-    """
-    if len(config) > CONFIG_BYTES_MAX:
-        raise SourceError(f"its configuration has more than {CONFIG_BYTES_MAX} bytes")
-    described = Descriptor(media_type=OCI_CONFIG, digest=digest_of(config), size=len(config))
-    data = canonical_json(
-        {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": _encode(described),
-            "layers": [_encode(layer) for layer in layers],
-        }
-    )
-    manifest = understood(lambda: parse_manifest(data))
-    assert isinstance(manifest, Manifest)
-    intake.store.add(config)
-    intake.store.add(data)
-    return manifest.descriptor
-
-
-def canonical_json(value: dict[str, Any]) -> bytes:
-    """Return the one text that is written of a value: by key, without spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _encode(descriptor: Descriptor) -> dict[str, Any]:
-    return {
-        "mediaType": descriptor.media_type,
-        "digest": descriptor.digest,
-        "size": descriptor.size,
-    }
-
-
-def shown_platforms(there: Sequence[str]) -> str:
-    """Return platforms as an error lists them."""
-    known = list(dict.fromkeys(there))
-    return ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-
-
-def not_for(source: Path, platform: Platform, there: Sequence[str]) -> str:
-    """Return why no image of a source is taken for a platform."""
-    del source
-    return f"there is none for {platform}: there is {shown_platforms(there) or 'none for any'}"

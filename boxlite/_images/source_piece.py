@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from .descriptor import Descriptor
-from .layer_limits import Limits
 from .layer_spool import write_all
 
 if TYPE_CHECKING:
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from .blobs import BlobStore
+    from .descriptor import Descriptor
+    from .layer_limits import Limits
 
     class Files(Protocol):
         """The files of a source, by their names in it."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 import trio
 
-from .layer_codec import is_compressed, pieces
+from .layer_codec import pieces
 from .layer_limits import LayerError, Limits
 from .layer_spool import write_all
 from .source_piece import Piece, UnreadableError, reading
@@ -28,9 +28,23 @@ if TYPE_CHECKING:
 
 # A named pipe would be waited for, and a terminal would become this program's.
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_MAGIC_BYTES: Final = 6
+
+#: As many bytes tell how something is compressed.
+MAGIC_BYTES: Final = 6
 _GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPED: Final = b"\x2a\x4d\x18"
 _XZ: Final = b"\xfd7zXZ\x00"
+
+
+def compression_of(head: bytes) -> Literal["none", "gzip", "zstd", "xz"]:
+    """Return what some data is compressed with, by its first bytes."""
+    if head.startswith(_GZIP):
+        return "gzip"
+    # The second is a frame to be skipped: the first byte is its number and 0x50.
+    if head.startswith(_ZSTD) or (head[1:4] == _ZSTD_SKIPPED and head[0] & 0xF0 == 0x50):
+        return "zstd"
+    return "xz" if head == _XZ else "none"
 
 
 @attrs.frozen(kw_only=True)
@@ -66,24 +80,26 @@ def open_tar(path: Path, scratch: Path, limits: Limits) -> Iterator[Tar]:
         UnreadableError: It cannot be read, or is no file.
         OSError: There is no room for what is in it.
     """
-    with reading():
-        fd = os.open(path, _FILE_FLAGS)
-    with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - it is a descriptor
+    with ExitStack() as opened:
         with reading():
+            fd = os.open(path, _FILE_FLAGS)
+            opened.callback(os.close, fd)
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise UnreadableError("it is neither a file nor a directory")
-            compressed = is_compressed(file)
-            magic = os.pread(fd, _MAGIC_BYTES, 0)
+            compression = compression_of(os.pread(fd, MAGIC_BYTES, 0))
         source = Piece(fd, 0, found.st_size)
-        if not compressed:
+        if compression == "none":
             yield Tar(source=source, compression="none", plain=source, digest="")
             return
-        with TemporaryFile(dir=scratch, buffering=0) as spool:
+        with (
+            open(fd, "rb", buffering=0, closefd=False) as file,  # noqa: PTH123 - a descriptor
+            TemporaryFile(dir=scratch, buffering=0) as spool,
+        ):
             digest, size = _decompress(file, spool, _most(found.st_size, limits))
             yield Tar(
                 source=source,
-                compression=_compression(magic),
+                compression=compression,
                 plain=Piece(spool.fileno(), 0, size),
                 digest=digest,
             )
@@ -92,12 +108,6 @@ def open_tar(path: Path, scratch: Path, limits: Limits) -> Iterator[Tar]:
 def _most(packed: int, limits: Limits) -> int:
     """Return how large an archive may become, which may have several layers."""
     return min(limits.image_bytes, max(limits.ratio_floor_bytes, limits.ratio * packed))
-
-
-def _compression(magic: bytes) -> Literal["gzip", "zstd", "xz"]:
-    if magic.startswith(_GZIP):
-        return "gzip"
-    return "xz" if magic == _XZ else "zstd"
 
 
 def _decompress(file: BinaryIO, spool: BinaryIO, most: int) -> tuple[str, int]:

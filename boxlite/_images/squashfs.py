@@ -30,6 +30,9 @@ PROGRAM: Final = "tar2sqfs"
 PATIENCE_SECONDS: Final = 120.0
 PATIENCE_RATE: Final = 1 << 20
 
+#: The root is the member ".": without -S links that seem to lead into it are changed.
+#: Without -s what cannot be kept is left out in silence.
+_OPTIONS: Final = ("-q", "-f", "-s", "-S", "-c", "zstd", "-X", "level=1")
 _PIPE_BYTES: Final = 1 << 20  # The most that Linux gives to anybody.
 _WORDS_BYTES: Final = 64 << 10
 _REAP_SECONDS: Final = 5.0
@@ -69,10 +72,16 @@ async def write_squashfs(
         HostError: The program cannot be executed, failed, or took too long.
         Exception: What ``write`` raised.
     """
-    # The root is the member "."; without -S links that seem to lead into it are changed,
-    # and without -s what cannot be kept is left out in silence.
+    # Made here, so that what is removed when this fails is ours, and nobody else's to read.
+    try:
+        await trio.to_thread.run_sync(_reserve, out)
+    except OSError as exc:
+        raise HostError(
+            f"the image's file system {out} cannot be made: {exc.strerror}",
+            fix="Check the space and the rights there.",
+        ) from exc
     jobs = min(processors(), _JOBS_MAX)
-    argv = [program, "-q", "-s", "-S", "-j", str(jobs), "-c", "zstd", "-X", "level=1", str(out)]
+    argv = [program, *_OPTIONS, "-j", str(jobs), str(out)]
     try:
         problem = await _run(argv, write, seconds)
         if not problem:
@@ -159,6 +168,10 @@ async def _kill(process: trio.Process) -> None:
     # Without a shield a cancelled caller would go on while it still writes.
     with trio.move_on_after(_REAP_SECONDS, shield=True):
         await process.wait()
+
+
+def _reserve(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _remove(path: Path) -> None:

@@ -14,6 +14,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 import boxlite
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
     from .image_lines import Event
 
-_BAR_COLUMNS: Final = 30
+_BAR_COLUMNS: Final = 20
+#: The bar, ``1,023.9/1,023.9 MiB``, ``0:00:00``, and a space between each two.
+_MEASURED_COLUMNS: Final = _BAR_COLUMNS + 19 + 7 + 3
+_WORDS_COLUMNS_MIN: Final = 18
 
 
 class _Bytes(DownloadColumn):
@@ -49,9 +53,12 @@ def open_bars(console: Console) -> Progress:
     Args:
         console: A terminal.
     """
+    # A long name gives way to how much there is, and not the other way round.
+    words = max(_WORDS_COLUMNS_MIN, console.width - _MEASURED_COLUMNS)
+    column = Column(no_wrap=True, overflow="ellipsis", max_width=words)
     return Progress(
         # A registry's IPv6 address has brackets, which are not markup.
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=column),
         BarColumn(_BAR_COLUMNS),
         _Bytes(binary_units=True),
         _Remaining(),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Event = boxlite.PullProgress | boxlite.ConvertProgress
 
 _DIGITS: Final = 12
-_DOING: Final = {"unpack": "unpacking", "pack": "making the root file system"}
+_DOING: Final = {"unpack": "unpacking", "pack": "making the root of"}
 
 
 def short_digest(digest: str) -> str:
@@ -33,7 +33,7 @@ def layer_text(event: boxlite.PullProgress) -> str | None:
 
 def step_text(event: boxlite.ConvertProgress) -> str:
     """Return what is being done to make the root of an image."""
-    return f"{event.image}: {_DOING[event.step]}"
+    return f"{_DOING[event.step]} {event.image}"
 
 
 class Lines:

@@ -49,8 +49,10 @@ async def show(options: boxlite.RuntimeOptions, *, as_json: bool) -> int:
             age_text(now - image.added_at),
         )
     console = Console(highlight=False)
-    # Cut to 80 columns, a name that a script reads would be no name.
-    console.print(table, width=None if console.is_terminal else _UNCUT_COLUMNS)
+    if not console.is_terminal:
+        # Cut to 80 columns, a name that a script reads would be no name.
+        console.width = _UNCUT_COLUMNS
+    console.print(table)
     return 0
 
 

@@ -51,7 +51,7 @@ def prepare() -> None:
     """
     os.umask(0o022)
     _mount_all()
-    make_nodes()
+    make_nodes(machine=True)
     resource.setrlimit(resource.RLIMIT_NOFILE, _OPEN_FILES)
     modules.load(modules.BOOT)
     _raise_loopback()

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 # What containers have by default, by the numbers of include/uapi/linux/capability.h:
 # chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service,
-# net_raw, sys_chroot, mknod, audit_write, setfcap.
-_KEPT_CAPABILITIES: Final = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
+# net_raw, sys_chroot, audit_write, setfcap. Not mknod, which some of them give and then
+# take back by a filter of devices: a node of the box's own disk would be as good as root's
+# power over its file system.
+_KEPT_CAPABILITIES: Final = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 29, 31})
 #: What a limit says that is none, where the kernel's own number is negative to Python.
 _NO_LIMIT: Final = (1 << 64) - 1
 

@@ -146,7 +146,7 @@ def _furnish() -> None:
     with suppress(OSError):  # A kernel may be without.
         kernel.mount("mqueue", "/dev/mqueue", "mqueue", _STRICT)
     os.symlink("pts/ptmx", "/dev/ptmx")
-    make_nodes()
+    make_nodes(machine=False)
     for name in _READ_ONLY:
         path = f"/proc/{name}"
         if os.path.exists(path):

@@ -14,6 +14,9 @@ _NODES: Final = (
     ("random", 1, 8, 0o666),
     ("urandom", 1, 9, 0o666),
     ("tty", 5, 0, 0o666),
+)
+#: Of the machine: its console, and the terminals of its own /dev/pts.
+_MACHINE_NODES: Final = (
     ("console", 5, 1, 0o600),
     ("ptmx", 5, 2, 0o666),
 )
@@ -25,13 +28,16 @@ _LINKS: Final = (
 )
 
 
-def make_nodes() -> None:
+def make_nodes(*, machine: bool) -> None:
     """Make those in /dev that are not there.
+
+    Args:
+        machine: Make those as well that are the machine's own.
 
     Raises:
         OSError: One of them cannot be made.
     """
-    for name, major, minor, mode in _NODES:
+    for name, major, minor, mode in (*_NODES, *(_MACHINE_NODES if machine else ())):
         path = f"/dev/{name}"
         if not os.path.lexists(path):
             os.mknod(path, stat.S_IFCHR | mode, os.makedev(major, minor))

@@ -285,7 +285,7 @@ IMAGES: dict[str, tuple[Sequence[bytes], Sequence[bytes]]] = {
         ],
         [],
     ),
-    "auFS's own files": (
+    "AUFS's own files": (
         [layer(*BASE), layer(file(b".wh..wh.aufs"), file(b".wh..wh.orph", b""), file(b"x"))],
         [],
     ),

@@ -19,6 +19,16 @@ import pytest
 import trio
 import trio.testing
 from census import Census
+from images.conftest import (
+    app as app,
+    app_reference as app_reference,
+    busybox as busybox,
+    busybox_reference as busybox_reference,
+    debian as debian,
+    debian_reference as debian_reference,
+    image_tools as image_tools,
+    registry as registry,
+)
 from loop_thread import LoopThread
 
 import boxlite
