@@ -34,7 +34,8 @@ _LINKS: Final = (Kind.SYMLINK, Kind.HARD_LINK)
 _LAYOUT: Final = b"oci-layout"
 _INDEX: Final = b"index.json"
 _DOCKER: Final = b"manifest.json"
-_OLD_DOCKER: Final = re.compile(rb"[0-9a-f]{64}/layer\.tar")
+_PIECE: Final = b"a piece"
+_PIECE_NAME: Final = re.compile(rb"blobs/sha256/[0-9a-f]{64}|[0-9a-f]{64}/layer\.tar")
 
 
 @attrs.frozen
@@ -85,9 +86,9 @@ class ArchiveFiles:
         return _DOCKER in self._marks
 
     @property
-    def is_old_docker(self) -> bool:
-        """Whether a Docker before 1.10 may have written it, which had no ``manifest.json``."""
-        return b"repositories" in self._marks and b"layer.tar" in self._marks
+    def is_fragment(self) -> bool:
+        """Whether it has pieces of images, which are of no use without what lists them."""
+        return _PIECE in self._marks
 
     def check(self) -> None:
         """Check what holds for archives of images, and need not for root file systems.
@@ -159,15 +160,15 @@ class ArchiveFiles:
         inside = _tidy(_fold(target))
         if inside is None:
             self._blame(f"the link {shown!r} in it leads out of it")
-        else:
+        elif len(inside) <= _NAME_BYTES_MAX:
             self._index[name] = _Link(inside)
 
     def _mark(self, name: bytes | None) -> None:
         # Also when there are too many to remember, so that it is known what is refused.
-        if name in (_LAYOUT, _INDEX, _DOCKER, b"repositories"):
+        if name in (_LAYOUT, _INDEX, _DOCKER):
             self._marks.add(name)
-        elif name is not None and _OLD_DOCKER.fullmatch(name):
-            self._marks.add(b"layer.tar")
+        elif name is not None and _PIECE_NAME.fullmatch(name):
+            self._marks.add(_PIECE)
 
     def _blame(self, fault: str) -> None:
         self._fault = self._fault or fault
@@ -183,10 +184,10 @@ def _tidy(name: bytes) -> bytes | None:
 
 def _fold(path: bytes) -> bytes:
     """Return the path of a link's target without the ``..`` that stay inside."""
-    folded: list[bytes] = []
+    folded = [b""] if path.startswith(b"/") else []
     for part in path.split(b"/"):
         if part == b".." and folded and folded[-1] not in (b"", b".."):
             folded.pop()
-        elif part != b"." and (part or not folded):
+        elif part not in (b"", b"."):
             folded.append(part)
     return b"/".join(folded)

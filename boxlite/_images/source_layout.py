@@ -138,7 +138,7 @@ class _Search:
             present = self._present(index)
             chosen = present.choose(self.platform)
             if chosen is None:
-                self.there += present.platforms
+                self.there.extend(present.platforms)
                 return None
             path.append(chosen.digest)
             data = self.documents.read_blob(chosen, MANIFEST_BYTES_MAX)

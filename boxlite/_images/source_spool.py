@@ -93,7 +93,7 @@ def open_tar(path: Path, scratch: Path, limits: Limits) -> Iterator[Tar]:
             yield Tar(source=source, compression="none", plain=source, digest="")
             return
         with (
-            open(fd, "rb", buffering=0, closefd=False) as file,  # noqa: PTH123 - a descriptor
+            open(fd, "rb", buffering=0, closefd=False) as file,
             TemporaryFile(dir=scratch, buffering=0) as spool,
         ):
             digest, size = _decompress(file, spool, _most(found.st_size, limits))

@@ -74,8 +74,9 @@ async def load_source(
 
     What is put there was verified against its digest. Of several images those for other
     platforms are left out. Nothing is written but in the store and in ``scratch``, and no
-    file is called what a source calls it. Cancelled, it ends within 256 KiB; what was
-    whole by then stays in the store, where nothing leads to it.
+    file is called what a source calls it. Cancelled, it ends within 256 KiB, or when the
+    disk has what a whole piece was; what was whole by then stays in the store, where
+    nothing leads to it.
 
     Args:
         store: The store.
@@ -161,9 +162,10 @@ class _Loading:
                 there: list[str] = []
                 found = find_in_docker(Documents(files_of_tar), self.platform, there)
                 return self._take_found(found, there)
-            if files_of_tar.is_old_docker:
+            if files_of_tar.is_fragment:
                 raise SourceError(
-                    "it is an archive of a Docker before 1.10: load and save it with a newer one"
+                    f"it has pieces of images, and neither {LAYOUT_NAME} nor {DOCKER_NAME}: it is"
+                    " not whole, or of a Docker before 1.10"
                 )
             if not files_of_tar.members:
                 raise SourceError("there is nothing in it")
@@ -181,7 +183,7 @@ class _Loading:
         if not found:
             self._refuse_none(there)
         if self.name is not None:
-            if len({each.identity for each in found}) > 1:
+            if len(found) > 1:
                 raise InvalidOptionError(
                     "name", str(self.name), f"left out: {self.source} has {len(found)} images"
                 )

@@ -96,12 +96,16 @@ def templates_ls_command(options: boxlite.RuntimeOptions) -> None:
 @templates_group.command("build")
 @CPUS
 @MEMORY
+@click.option("--image", help="An image, to have it mounted in the template.")
 @click.pass_obj
 def templates_build_command(
-    options: boxlite.RuntimeOptions, *, cpus: int | None, memory_mib: int | None
+    options: boxlite.RuntimeOptions, *, cpus: int | None, memory_mib: int | None, image: str | None
 ) -> None:
-    """Make the template for boxes of a shape, unless it is there."""
-    finish(partial(templates.build, box=machine(cpus, memory_mib)), options)
+    """Make the template for boxes of a shape, or of an image, unless it is there."""
+    box = machine(cpus, memory_mib)
+    if image is not None:
+        box["image"] = image
+    finish(partial(templates.build, box=box), options)
 
 
 @templates_group.command("rm")

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _DOING: Final = {
     "preflight": "looking at this machine",
     "guest_kit": "building the guest's root file system",
-    "template": "booting a machine, to start this and later boxes from it",
+    "image": "getting the image",
+    "template": "making a machine ready, to start this and later boxes from it",
     "guest_ready": "waiting for the guest",
 }
 

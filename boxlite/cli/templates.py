@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _NOT_FOUND: Final = 1
 _UNCUT_COLUMNS: Final = 200
+#: Of the name of an image's root.
+_DIGITS: Final = 12
 
 
 async def build(options: boxlite.RuntimeOptions, box: BoxFields) -> int:
@@ -43,8 +45,10 @@ async def show(options: boxlite.RuntimeOptions) -> int:
             info.key, _shape(info), _mib(info), _moment(info.made_at), _moment(info.used_at)
         )
     console = Console(highlight=False)
-    # Cut to 80 columns, a key that a script reads would be no key.
-    console.print(table, width=None if console.is_terminal else _UNCUT_COLUMNS)
+    if not console.is_terminal:
+        # Cut to 80 columns, a key that a script reads would be no key.
+        console.width = _UNCUT_COLUMNS
+    console.print(table)
     return 0
 
 
@@ -63,7 +67,8 @@ async def remove(options: boxlite.RuntimeOptions, keys: Sequence[str]) -> int:
 def _shape(info: boxlite.TemplateInfo) -> str:
     machine = info.machine
     cpus, memory = machine.get("cpus", "?"), machine.get("memory_mib", "?")
-    return f"{memory} MiB, {cpus} CPU, {machine.get('accelerator', '?')}"
+    image = f", image {machine['image'][:_DIGITS]}" if "image" in machine else ""
+    return f"{memory} MiB, {cpus} CPU, {machine.get('accelerator', '?')}{image}"
 
 
 def _mib(info: boxlite.TemplateInfo) -> str:
