@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+import boxlite
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 _PACKAGES: Final = ("adduser", "python3", "perl", "gcc", "libc6-dev")
 _NAME: Final = "test/big:latest"
+_STARTED: Final = "test/debian:bookworm"
+_READY_SECONDS: Final = 120.0
 #: How often the memory of a tree of processes is read.
 _SAMPLE_MILLISECONDS: Final = 20
 _PULL: Final = """
@@ -118,11 +122,50 @@ async def memory(rounds: int) -> Series:
     return series
 
 
+async def starts(rounds: int) -> Series:
+    """Measure how long a box of an image takes, which the home has, beside a built-in one."""
+    series: Series = {
+        "template start of the built-in image (baseline)": [],
+        "box of an image": [],
+        "its first box: the image's template is made": [],
+        "the same without templates of images": [],
+    }
+    builtin, image, first, plain = series.values()
+    _find_builders()
+    from image_builder import debian  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as name:
+        async with boxlite.open_runtime(home=Path(name)) as runtime:
+            await runtime.images.load(debian().directory, name=_STARTED)
+            await _start(runtime)  # Imports, and the template of the machine.
+            first.append(await _start(runtime, image=_STARTED))
+            async with runtime.open_box(image=_STARTED, keep=True) as kept:
+                pass
+            for _ in range(rounds):
+                builtin.append(await _start(runtime))
+                image.append(await _start(runtime, image=_STARTED))
+                began = perf_counter()
+                # One with a disk of its own is mounted anew, as every box would be.
+                async with runtime.reopen_box(kept.id):
+                    plain.append(perf_counter() - began)
+    return series
+
+
+async def _start(runtime: boxlite.Runtime, image: str = "builtin") -> float:
+    began = perf_counter()
+    async with runtime.open_box(image=image, ready_timeout=_READY_SECONDS):
+        return perf_counter() - began
+
+
+def _find_builders() -> None:
+    """Make importable what builds images for the tests, which are no package."""
+    sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+
+
 @contextmanager
 def _registry() -> Iterator[str]:
     """Run a registry that has the image, and yield what the image is called."""
-    # What builds images for the tests, which are no package.
-    sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+    _find_builders()
     from image_builder import PATH, bootstrap_debian  # noqa: PLC0415
     from image_layout import Layout  # noqa: PLC0415
     from image_registry import open_registry  # noqa: PLC0415

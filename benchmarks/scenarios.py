@@ -59,6 +59,12 @@ SCENARIOS = {
             rounds=3,
         ),
         Scenario(
+            name="image-starts",
+            what="open_box() to ready, of an image that the home has",
+            run=images.starts,
+            rounds=20,
+        ),
+        Scenario(
             name="pull",
             what="an image of 300 MB, from a registry to a root file system",
             run=images.pull,

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .reference import Reference
     from .source_found import Found
     from .source_piece import Files
+    from .source_spool import Tar
 
 
 @attrs.frozen
@@ -150,27 +151,29 @@ class _Loading:
         if is_directory:
             with self._open_directory() as files:
                 return self._take_layout(files)
-        intake = self.intake
-        with open_tar(self.source, intake.scratch, intake.limits) as tar:
-            with reading():
-                files_of_tar = ArchiveFiles(tar.plain.fd, intake.limits)
-            if files_of_tar.is_layout:
-                files_of_tar.check()
-                return self._take_layout(files_of_tar)
-            if files_of_tar.is_docker:
-                files_of_tar.check()
-                there: list[str] = []
-                found = find_in_docker(Documents(files_of_tar), self.platform, there)
-                return self._take_found(found, there)
-            if files_of_tar.is_fragment:
-                raise SourceError(
-                    f"it has pieces of images, and neither {LAYOUT_NAME} nor {DOCKER_NAME}: it is"
-                    " not whole, or of a Docker before 1.10"
-                )
-            if not files_of_tar.members:
-                raise SourceError("there is nothing in it")
-            name = self._required_name(f"it has neither {LAYOUT_NAME} nor {DOCKER_NAME}")
-            return [self._named(name, store_tar(tar, intake, self.platform))]
+        with open_tar(self.source, self.intake.scratch, self.intake.limits) as tar:
+            return self._take_archive(tar)
+
+    def _take_archive(self, tar: Tar) -> list[Loaded]:
+        with reading():
+            files = ArchiveFiles(tar.plain.fd, self.intake.limits)
+        if files.is_layout:
+            files.check()
+            return self._take_layout(files)
+        if files.is_docker:
+            files.check()
+            there: list[str] = []
+            found = find_in_docker(Documents(files), self.platform, there)
+            return self._take_found(found, there)
+        if files.is_fragment:
+            raise SourceError(
+                f"it has pieces of images, and neither {LAYOUT_NAME} nor {DOCKER_NAME}: it is"
+                " not whole, or of a Docker before 1.10"
+            )
+        if not files.members:
+            raise SourceError("there is nothing in it")
+        name = self._required_name(f"it has neither {LAYOUT_NAME} nor {DOCKER_NAME}")
+        return [self._named(name, store_tar(tar, self.intake, self.platform))]
 
     def _take_layout(self, files: Files) -> list[Loaded]:
         documents, there = Documents(files), list[str]()
