@@ -1,4 +1,4 @@
-"""A root file system of this machine's, or a tar of one, as the only layer of an image."""
+"""A root file system of this machine's, as the only layer of an image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from boxlite._errors import HostError, ImageError, ImageRefusedError
+from boxlite._errors import HostError, ImageError
 from boxlite._tree.format import END, padding
 
 from .descriptor import Descriptor
-from .layer_codec import pieces
-from .layer_limits import LayerError, Limits
 from .layer_spool import write_all
 from .tar_header import HARD_LINK, encode_header
 
@@ -61,31 +59,9 @@ async def layer_from_directory(directory: Path, out: Path) -> Descriptor:
     return await _write_layer(str(directory), _pack(os.fsencode(directory)), out)
 
 
-async def layer_from_tar(archive: Path, out: Path, *, limits: Limits | None = None) -> Descriptor:
-    """Write a layer with what is in a tar of a root file system, which may be compressed.
-
-    gzip, zstd and xz are taken. What is in the tar is looked at when a root is made of it.
-    For ``out``, what is returned and cancelling see :func:`layer_from_directory`.
-
-    Args:
-        archive: The tar.
-        out: The file to make; nothing is there yet.
-        limits: How large it may become. Default: :class:`~.layer_limits.Limits`.
-
-    Raises:
-        ImageRefusedError: It is damaged, or becomes too large.
-        ImageError: It cannot be read.
-        HostError: There is no room.
-    """
-    return await _write_layer(str(archive), _unpack(archive, limits or Limits()), out)
-
-
 async def _write_layer(image: str, data: Generator[bytes, None, None], out: Path) -> Descriptor:
     try:
         return await trio.to_thread.run_sync(_write, data, out)
-    except LayerError as exc:
-        member = exc.member.decode(errors="backslashreplace")
-        raise ImageRefusedError(image, exc.problem, member=member) from exc
     except OSError as exc:
         if exc.errno in _NO_ROOM:
             raise HostError(
@@ -114,17 +90,6 @@ def _write(data: Generator[bytes, None, None], out: Path) -> Descriptor:
     finally:
         os.close(fd)
     return Descriptor(media_type=LAYER_TYPE, digest=f"sha256:{digest.hexdigest()}", size=size)
-
-
-def _unpack(archive: Path, limits: Limits) -> Generator[bytes, None, None]:
-    with archive.open("rb", buffering=0) as file:
-        most = limits.unpacked_max(os.fstat(file.fileno()).st_size)
-        size = 0
-        for piece in pieces(file):
-            size += len(piece)
-            if size > most:
-                raise LayerError(b"", f"it has more than {most} bytes in it")
-            yield piece
 
 
 def _pack(top: bytes) -> Generator[bytes, None, None]:

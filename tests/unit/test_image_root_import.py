@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
-import zstandard
 from image_trees import tree_of_directory, tree_of_squashfs
 
-from boxlite._errors import ImageError, ImageRefusedError
+from boxlite._errors import ImageError
 from boxlite._images.flatten import build_root
-from boxlite._images.layer_import import layer_from_directory, layer_from_tar
-from boxlite._images.layer_limits import Limits
+from boxlite._images.layer_import import layer_from_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,24 +57,6 @@ async def test_a_directory_becomes_a_root(tree: Path, tmp_path: Path) -> None:
     assert tree_of_squashfs(tmp_path / "root", tmp_path) == tree_of_directory(tree)
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".zst"])
-async def test_a_tar_becomes_a_root(tree: Path, suffix: str, tmp_path: Path) -> None:
-    """However it is compressed."""
-    plain = await layer_from_directory(tree, tmp_path / "layer")
-    archive = tmp_path / f"root.tar{suffix}"
-    data = (tmp_path / "layer").read_bytes()
-    match suffix:
-        case ".gz":
-            data = gzip.compress(data)
-        case ".xz":
-            data = lzma.compress(data)
-        case ".zst":
-            data = zstandard.compress(data)
-    archive.write_bytes(data)
-
-    assert await layer_from_tar(archive, tmp_path / "from-tar") == plain
-
-
 async def test_a_directory_with_a_whiteout_in_it_is_no_root(tmp_path: Path) -> None:
     """As a layer it would lack that file, and another one."""
     (tmp_path / "top").mkdir()
@@ -93,14 +71,7 @@ async def test_what_cannot_be_imported_is_said(tmp_path: Path) -> None:
     """Nothing is left of it."""
     with pytest.raises(ImageError, match="missing.*No such file"):
         await layer_from_directory(tmp_path / "missing", tmp_path / "layer")
-    with pytest.raises(ImageError, match="missing.*No such file"):
-        await layer_from_tar(tmp_path / "missing", tmp_path / "layer")
-    (tmp_path / "bomb").write_bytes(gzip.compress(bytes(9 << 20)))
-    with pytest.raises(ImageRefusedError, match="more than"):
-        await layer_from_tar(
-            tmp_path / "bomb", tmp_path / "layer", limits=Limits(ratio=10, ratio_floor_bytes=1)
-        )
-    assert os.listdir(tmp_path) == ["bomb"]
+    assert os.listdir(tmp_path) == []
 
 
 async def test_cancelling_an_import_leaves_nothing(tmp_path: Path) -> None:
