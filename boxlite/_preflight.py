@@ -26,9 +26,11 @@ from ._host import (
     examine_platform,
     examine_proc,
 )
+from ._images.squashfs import find_tar2sqfs
 from ._kit.kernel import find_kernel
 from ._layout import HomeLayout
 from ._vm.accel import choose_accelerator
+from ._vm.disk import find_mke2fs
 from ._vm.qemu import find_qemu, qemu_version
 
 if TYPE_CHECKING:
@@ -164,10 +166,10 @@ async def preflight(wanted: Wanted) -> Preflight:
     )
 
 
-def _in_thread(examine: Callable[[_Examination], str]) -> _Examine:
+def _in_thread(examine: Callable[[_Examination], Check | str]) -> _Examine:
     """Return the check for Trio: even a look at a path may block, on a network."""
 
-    async def examine_in_thread(examination: _Examination) -> str:
+    async def examine_in_thread(examination: _Examination) -> Check | str:
         return await trio.to_thread.run_sync(examine, examination)
 
     return examine_in_thread
@@ -200,7 +202,16 @@ def _examine_kernel(examination: _Examination) -> str:
     return examine_downloader() if kernel is None else os.fspath(kernel.image)
 
 
+def _examine_images(_: _Examination) -> Check | str:
+    try:
+        return f"{find_tar2sqfs()}, {find_mke2fs()}"
+    except HostError as error:
+        # The built-in image needs neither.
+        return Check(name=_IMAGES, ok=False, required=False, found=error.problem, fix=error.fix)
+
+
 _ACCELERATOR: Final = "accelerator"
+_IMAGES: Final = "images"
 
 #: What the others stand on comes first, what takes longest last.
 _CHECKS: Final[tuple[tuple[str, _Examine], ...]] = (
@@ -212,6 +223,7 @@ _CHECKS: Final[tuple[tuple[str, _Examine], ...]] = (
     ("disk", _in_thread(lambda examination: examine_disk(examination.wanted.home))),
     ("memory", _in_thread(lambda examination: examine_memory(examination.wanted.memory_mib))),
     ("busybox", _in_thread(lambda _: examine_busybox())),
+    (_IMAGES, _in_thread(_examine_images)),
     ("kernel", _in_thread(_examine_kernel)),
     ("QEMU", _examine_qemu),
     (_ACCELERATOR, _examine_accelerator),

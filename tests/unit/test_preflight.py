@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAMES = [
     *("platform", "/proc", "pidfd", "open files", "home", "disk", "memory"),
-    *("busybox", "kernel", "QEMU", "accelerator"),
+    *("busybox", "images", "kernel", "QEMU", "accelerator"),
 ]
 KERNEL = Kernel(Path("/boot/vmlinuz-test"), "test", Path("/lib/modules/test"))
 
@@ -32,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HomeLayout:
     """A home on a machine that has everything but KVM."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in (qemu.PROGRAM, "busybox"):
+    for name in (qemu.PROGRAM, "busybox", "tar2sqfs", "mke2fs"):
         (programs / name).write_text("#!/bin/sh\necho QEMU emulator version 9.1.2\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
@@ -166,6 +166,23 @@ async def test_each_lack_is_data_for_doctor_and_an_error_for_a_box(
         caught.value.problem,
         caught.value.fix,
     )
+
+
+async def test_what_images_need_is_a_note(
+    home: HomeLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The built-in image does without."""
+
+    def missing() -> str:
+        raise HostError("there is no tar2sqfs", fix="Install it.")
+
+    monkeypatch.setattr(_preflight, "find_tar2sqfs", missing)
+    prepare_home(home)
+    check = only(await run_checks(Wanted(home=home, memory_mib=1)), "images")
+
+    assert (check.ok, check.required) == (False, False)
+    assert (check.found, check.fix) == ("there is no tar2sqfs", "Install it.")
+    await preflight(Wanted(home=home, memory_mib=1))
 
 
 async def test_bad_option_stays_the_chooser_s_error(home: HomeLayout) -> None:
