@@ -33,7 +33,7 @@ A box is a nursery; starting it is a race; a lost race leaves a report.
 #   _volume, _rlimits                       parts of them
 #   _program                                a program, run to its end
 #   _state, _secrets                        what a box is doing; what no report shows
-#   _sockets, _process, _evidence, _scopes, _sparse  the system, seen through Trio
+#   _sockets, _process, _evidence, _scopes, _sparse, _removal  the system
 #   _errors                                 every error
 #   _layout, _report, _result, _code_result plain data
 #   _tree                                   files as a stream of tar

@@ -194,10 +194,9 @@ class BoxOptions:
         disk_size_gib: Room for what is changed in an image, in GiB: 1 to 16,384. It takes
             up space as it is used. Default 10. The built-in image is in memory and has none.
         volumes: Directories and files of the host that the box sees, at most 8.
-        rlimits: What each command is limited to, by the names of ulimit: ``as``, ``core``,
-            ``cpu``, ``data``, ``fsize``, ``memlock``, ``nofile``, ``nproc``, ``stack``; a
-            number, or a pair (soft, hard), -1 for no limit. Default: the guest's own, with
-            65,536 files.
+        rlimits: What each command is limited to, by the names of ulimit: ``core``,
+            ``fsize``, ``memlock``, ``nofile``, ``nproc``, ``stack``; a number, or a pair
+            (soft, hard), -1 for no limit. Default: the guest's own, with 65,536 files.
         env: Environment variables for every command, over the image's own.
         ready_timeout: Seconds from the start of the VM until the guest must be
             ready. Default ``$BOXLITE_READY_TIMEOUT``, else 30.
@@ -231,6 +230,12 @@ class BoxOptions:
     stop_grace: float = attrs.field(default=2.0, validator=_seconds)
     detach: bool = attrs.field(default=False, validator=_truth)
     keep: bool = attrs.field(default=False, validator=_truth)
+
+    @keep.validator
+    def _needs_a_disk(self, attribute: attrs.Attribute[bool], value: bool) -> None:  # noqa: FBT001
+        if value and self.image == BUILTIN_IMAGE:
+            allowed = "False with the built-in image, which has no disk"
+            raise InvalidOptionError(attribute.name, value, allowed)
 
     @stop_grace.validator
     def _bounded(self, attribute: attrs.Attribute[float], value: float) -> None:

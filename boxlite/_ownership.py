@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from ._errors import HostError, RuntimeInUseError
 from ._layout import BoxLayout
 from ._process import read_pid_file
+from ._removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,14 +66,16 @@ def tidy(home: HomeLayout) -> None:
     """
     for entry in home.tmp.iterdir():
         _remove(entry)
-    dead = [path for path in home.boxes.iterdir() if not is_alive(BoxLayout(path))]
-    # One whose disk is wanted can be started again; another's disk explains nothing.
-    dead = [path for path in dead if not has_disk(BoxLayout(path))]
-    for path in dead:
-        BoxLayout(path).disk.unlink(missing_ok=True)
+    # Not what is no box; nor one whose disk is wanted, which can be started again.
+    boxes = (path for path in home.boxes.iterdir() if path.is_dir() and not path.is_symlink())
+    dead = [path for path in boxes if not (is_alive(BoxLayout(path)) or has_disk(BoxLayout(path)))]
     dead.sort(key=lambda path: path.lstat().st_mtime, reverse=True)
     for path in dead[FAILURES_KEPT:]:
         _remove(path)
+    for path in dead[:FAILURES_KEPT]:
+        # Of what is kept as evidence it explains nothing, and takes the most.
+        with suppress(OSError):
+            BoxLayout(path).disk.unlink()
 
 
 def is_alive(layout: BoxLayout) -> bool:
@@ -89,6 +91,6 @@ def has_disk(layout: BoxLayout) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        remove_tree(path)
     else:
         path.unlink(missing_ok=True)

@@ -86,7 +86,9 @@ class Residents:
             raise StateError(operation, required="stopped", actual="running")
         if with_disk and not has_disk(layout):
             raise StateError(operation, required="kept", actual="without a disk")
-        return read_record(layout, self._home.roots) or _unknown()
+        # What is to be removed may be damaged.
+        record = read_record(layout, self._home.roots) if with_disk else None
+        return record or _unknown()
 
     def roots(self) -> set[str]:
         """Return the roots of images that boxes need which no task here has open. Blocks."""

@@ -15,7 +15,7 @@ Rlimit = tuple[int, int, int]
 
 NAMES: Final = {
     name: getattr(resource, f"RLIMIT_{name.upper()}")
-    for name in ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
+    for name in ("core", "fsize", "memlock", "nofile", "nproc", "stack")
 }
 #: What setrlimit(2) takes for "no limit".
 NO_LIMIT: Final = (1 << 64) - 1

@@ -9,9 +9,17 @@ import trio
 
 from ._errors import HostError, InvalidOptionError, StateError
 from ._images.images import Images
+from ._images.reference import check_image_name
 from ._layout import HomeLayout
 from ._open_box import used_box
-from ._options import BoxFields, BoxOptions, RuntimeFields, RuntimeOptions, options_from
+from ._options import (
+    BUILTIN_IMAGE,
+    BoxFields,
+    BoxOptions,
+    RuntimeFields,
+    RuntimeOptions,
+    options_from,
+)
 from ._ownership import owned, tidy
 from ._pool import Pool
 from ._preflight import prepare_home
@@ -101,7 +109,7 @@ class Runtime:
             BoxCrashedError: The box died while the block ran.
             StateError: The runtime is closed, or was closed under the block.
         """
-        wanted = options_from(BoxOptions, options, changes)
+        wanted = _wanted(options, changes)
         if self._closed:
             raise StateError("open a box", required="an open runtime", actual="closed")
         async with (
@@ -109,8 +117,7 @@ class Runtime:
             self._started(wanted, on_stage) as (start, timings),
             used_box(start, options=wanted, timings=timings) as box,
         ):
-            with self._residents.using(box.id):
-                yield box
+            yield box
 
     @asynccontextmanager
     async def attach(
@@ -155,8 +162,9 @@ class Runtime:
     ) -> AsyncIterator[Box]:
         """Start a box again that was kept, or died detached, with its disk as it was left.
 
-        Otherwise like :meth:`open_box`. What was written and not yet on the disk when the
-        VM was killed is lost, and the file system is whole.
+        Otherwise like :meth:`open_box`; from now on it is kept, until it is removed. What was
+        written and not yet on the disk when the VM was killed is lost, and the file system
+        is whole.
 
         Args:
             box_id: Its :attr:`Box.id`.
@@ -173,7 +181,7 @@ class Runtime:
         if self._closed:
             raise StateError("open a box again", required="an open runtime", actual="closed")
         record = self._residents.stopped("open a box again", box_id, with_disk=True)
-        options = record.options
+        options = options_from(BoxOptions, record.options, {"keep": True})
         if disk_size_gib is not None:
             options = options_from(BoxOptions, options, {"disk_size_gib": disk_size_gib})
             if disk_size_gib < record.options.disk_size_gib:
@@ -247,19 +255,22 @@ class Runtime:
     async def _new_box(
         self, options: BoxOptions, listener: Callable[[StageEvent], object] | None = None
     ) -> AsyncIterator[Startup]:
-        async with self._startup(options, listener) as start:
-            await start.bring_up(BOX_START)
-            yield start
+        box_id = new_id()
+        # Until nothing of it is left, or it was left running: then others may have it.
+        with self._residents.using(box_id):
+            async with self._startup(options, listener, box_id=box_id) as start:
+                await start.bring_up(BOX_START)
+                yield start
 
     def _startup(
         self,
         options: BoxOptions,
         listener: Callable[[StageEvent], object] | None,
         *,
-        box_id: str = "",
+        box_id: str,
     ) -> AbstractAsyncContextManager[Startup]:
         return open_startup(
-            box_id or new_id(),
+            box_id,
             options=options,
             runtime=self.options,
             home=self.home,
@@ -289,11 +300,11 @@ class Runtime:
             HostError: This machine lacks something, or the template was removed meanwhile.
             BoxStartError: The machine that was to become the template failed.
         """
-        wanted = options_from(BoxOptions, options, changes)
+        wanted = _wanted(options, changes)
         if self._closed or not self.options.templates:
             actual = "closed" if self._closed else "without templates"
             raise StateError("prepare a template", required="open, with templates", actual=actual)
-        async with self._startup(wanted, on_stage) as start:
+        async with self._startup(wanted, on_stage, box_id=new_id()) as start:
             await run_stages(TEMPLATE_PREPARATION, start, start.log)
             assert start.template is not None
             key = start.template.key
@@ -335,6 +346,14 @@ class Runtime:
         # The lock must not be given up while a VM of this home still runs.
         with trio.move_on_after(_CLOSE_SECONDS, shield=True):
             await self._all_closed.wait()
+
+
+def _wanted(options: BoxOptions | None, changes: BoxFields) -> BoxOptions:
+    """Return what a box is to be, all of it checked."""
+    wanted = options_from(BoxOptions, options, changes)
+    if wanted.image != BUILTIN_IMAGE:
+        check_image_name(wanted.image)
+    return wanted
 
 
 @asynccontextmanager

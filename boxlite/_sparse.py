@@ -26,12 +26,18 @@ def copy_sparse(source: int, target: int) -> None:
         try:
             begin = os.lseek(source, at, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # Only a hole is left.
-                return
-            raise
+            if error.errno != errno.ENXIO:
+                raise
+            if os.fstat(source).st_size < size:
+                raise _shorter() from None
+            return  # Only a hole is left.
         at = os.lseek(source, begin, os.SEEK_HOLE)
         while begin < at:
             copied = os.copy_file_range(source, target, at - begin, begin, begin)
             if not copied:
-                raise OSError(errno.EIO, "the file became shorter while it was copied")
+                raise _shorter()
             begin += copied
+
+
+def _shorter() -> OSError:
+    return OSError(errno.EIO, "the file became shorter while it was copied")

@@ -121,6 +121,7 @@ class FakeShim:
             guest.on_shutdown = lambda: self.end(
                 {"type": "exit", "exit_code": 0, "requested": False, "ready": True}
             )
+            self._engine.shape(guest)
 
 
 class FakeEngine:
@@ -131,6 +132,7 @@ class FakeEngine:
         shims: Those that live, by the id of their box.
         boot: What a guest does before it is ready.
         answer: What guests do with a connection instead of serving it.
+        shape: Changes each guest before it is asked anything.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
@@ -138,6 +140,7 @@ class FakeEngine:
         self.shims: dict[str, FakeShim] = {}
         self.boot: Callable[[FakeShim], Any] = _boot
         self.answer: Callable[[trio.SocketStream], Any] | None = None
+        self.shape: Callable[[FakeGuest], None] = lambda _: None
 
     def spawn(self, layout: BoxLayout, *, nonce: str, **_: object) -> FakeShim:
         """Start a shim."""

@@ -122,6 +122,10 @@ async def true(call: Call) -> None:
     await call.say_exited()
 
 
+async def _agree() -> None:
+    """Find nothing wrong with what is asked for."""
+
+
 class FakeGuest:
     """The agent. Set ``script`` to choose what commands do.
 
@@ -129,6 +133,8 @@ class FakeGuest:
         script: Plays the guest's side of every execution.
         cut_off: Executions whose call the host ended early.
         refusal: What the guest says instead of what it is.
+        set_ups: What the guest was asked to set up.
+        set_up_script: What it does about that, after which it says that it is done.
         on_shutdown: Called when the host has been told that the guest powers off.
         pad_ping: So many bytes are added to the payload of an answer to a ping.
     """
@@ -138,6 +144,8 @@ class FakeGuest:
         self.cut_off = 0
         self.running = 0
         self.refusal: str | None = None
+        self.set_ups: list[wire.SetUpRequest] = []
+        self.set_up_script: Callable[[], Awaitable[None]] = _agree
         self.on_shutdown: Callable[[], None] = lambda: None
         self.pad_ping = 0
 
@@ -148,6 +156,7 @@ class FakeGuest:
         return {
             guest + "Info": Handler(self._info, unary, wire.InfoRequest, wire.InfoResponse),
             guest + "Ping": Handler(self._ping, unary, wire.PingRequest, wire.PingResponse),
+            guest + "SetUp": Handler(self._set_up, unary, wire.SetUpRequest, wire.SetUpResponse),
             guest + "Shutdown": Handler(
                 self._shutdown, unary, wire.ShutdownRequest, wire.ShutdownResponse
             ),
@@ -180,6 +189,13 @@ class FakeGuest:
                 executions=self.running,
             )
         )
+
+    async def _set_up(self, stream: Stream[wire.SetUpRequest, wire.SetUpResponse]) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        self.set_ups.append(request)
+        await self.set_up_script()
+        await stream.send_message(wire.SetUpResponse(disk_bytes=1 << 30))
 
     async def _shutdown(self, stream: Stream[wire.ShutdownRequest, wire.ShutdownResponse]) -> None:
         await stream.recv_message()

@@ -10,17 +10,18 @@ image that has to be pulled again, and names are not paths.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
-
-from boxlite._evidence import read_excerpt
 
 from .descriptor import Descriptor
 
@@ -77,19 +78,22 @@ class Catalog:
         self._sync()
 
     def get(self, name: str) -> Entry | None:
-        """Return what a name leads to, or None if it leads nowhere."""
+        """Return what a name leads to, or None if it leads nowhere.
+
+        Raises:
+            OSError: It cannot be read.
+        """
         return self._read(self._path(name))
 
     def entries(self) -> Iterator[Entry]:
-        """Yield all names in no order. What is damaged is none.
+        """Yield all names in no order. What is damaged is none; what cannot be read may be one.
 
         Raises:
-            OSError: The directory cannot be read.
+            OSError: The directory, or a file in it, cannot be read.
         """
-        with suppress(FileNotFoundError):
-            for path in self.root.glob("*.json"):
-                if (entry := self._read(path)) is not None and self._path(entry.name) == path:
-                    yield entry
+        for path in self._files():
+            if (entry := self._read(path)) is not None:
+                yield entry
 
     def remove(self, name: str) -> bool:
         """Forget a name; tell whether there was one; durable on return.
@@ -105,15 +109,20 @@ class Catalog:
         return True
 
     def sweep(self) -> None:
-        """Remove what was being written when its program was killed.
+        """Remove what was being written when its program was killed, and what is damaged.
 
         Raises:
-            OSError: It cannot be removed.
+            OSError: It cannot be removed, or read: then it may be a name.
         """
-        with suppress(FileNotFoundError):
-            for path in self.root.iterdir():
-                if path.suffix != ".json" or self._read(path) is None:
-                    path.unlink()
+        for path in self._files():
+            if self._read(path) is None:
+                path.unlink()
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self.root.iterdir())
+        except FileNotFoundError:
+            return []
 
     def _path(self, name: str) -> Path:
         return self.root / f"{hashlib.sha256(name.encode()).hexdigest()}.json"
@@ -125,15 +134,40 @@ class Catalog:
         finally:
             os.close(fd)
 
-    @staticmethod
-    def _read(path: Path) -> Entry | None:
-        excerpt = read_excerpt(path, head=_FILE_BYTES, tail=0)
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            record: Any = json.loads(excerpt.whole or b"null")
-            if record["version"] == _VERSION and isinstance(record["name"], str):
+    def _read(self, path: Path) -> Entry | None:
+        """Return the name that a file is; None if it is damaged, or not there."""
+        # Also what is not text, and numbers that are none: all that JSON can hold.
+        with suppress(ValueError, TypeError, KeyError, RecursionError, OverflowError):
+            record: Any = json.loads(_content(path))
+            name, added_at = record["name"], float(record["added_at"])
+            if (
+                record["version"] == _VERSION
+                and isinstance(name, str)
+                and self._path(name) == path
+                and math.isfinite(added_at)
+            ):
                 return Entry(
-                    name=record["name"],
-                    manifest=Descriptor(**record["manifest"]),
-                    added_at=float(record["added_at"]),
+                    name=name, manifest=Descriptor(**record["manifest"]), added_at=added_at
                 )
         return None
+
+
+def _content(path: Path) -> bytes:
+    """Return what is in a small regular file; nothing if it is another kind, or not there.
+
+    A failure to read it is raised: whoever takes it for damage removes the image.
+    """
+    try:
+        # O_NONBLOCK: opening a fifo that somebody left there must not hang.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ELOOP):
+            return b""
+        raise
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _FILE_BYTES:
+            return b""
+        return os.pread(fd, _FILE_BYTES, 0)
+    finally:
+        os.close(fd)

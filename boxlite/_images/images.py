@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
-import attrs
 import trio
 
-from boxlite._errors import HostError, ImageNotFoundError, InvalidOptionError, StateError
+from boxlite._errors import HostError, ImageNotFoundError, ImageRefusedError, InvalidOptionError
 
 from .catalog import Entry
 from .flatten import build_root
 from .gate import Gate
-from .keeper import Keeper, shown_name
+from .keeper import Keeper, Pruned, shown_name
 from .platform import Platform
 from .reference import Reference
 from .roots import root_name
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from boxlite._layout import HomeLayout
 
     from .config import ImageConfig
+    from .descriptor import Descriptor
     from .endpoints import RegistryOptions
     from .flatten import ConvertProgress
     from .image import Image
@@ -36,20 +36,9 @@ if TYPE_CHECKING:
 
     OnProgress = Callable[[PullProgress | ConvertProgress], None]
 
+__all__ = ["Images", "Pruned"]
+
 T = TypeVar("T")
-
-
-@attrs.frozen(kw_only=True)
-class Pruned:
-    """What :meth:`Images.prune` removed.
-
-    Args:
-        images: The names of images, if it removed any.
-        bytes: How much this freed.
-    """
-
-    images: tuple[str, ...]
-    bytes: int
 
 
 class Images:
@@ -79,6 +68,8 @@ class Images:
         self._kept = kept
         self._keeper = Keeper(home)
         self._gate = Gate()
+        # Held for moments only: who looks for an image does not wait for pulls to end.
+        self._looking = Gate()
         self._making: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._used: Counter[str] = Counter()
 
@@ -123,13 +114,7 @@ class Images:
                 pulled = await client.pull(
                     reference, platform=wanted, credentials=credentials, on_progress=on_progress
                 )
-            return await self._add(
-                str(reference),
-                Entry(
-                    name=str(reference), manifest=pulled.manifest_descriptor, added_at=time.time()
-                ),
-                on_progress,
-            )
+            return await self._add(str(reference), pulled.manifest_descriptor, on_progress)
 
     async def load(
         self,
@@ -171,12 +156,10 @@ class Images:
                     name=reference,
                     platform=wanted,
                 )
-            images = []
-            for each in loaded:
-                called = each.name or each.manifest.digest
-                entry = Entry(name=called, manifest=each.manifest, added_at=time.time())
-                images.append(await self._add(called, entry, on_progress))
-            return images
+            return [
+                await self._add(each.name or each.manifest.digest, each.manifest, on_progress)
+                for each in loaded
+            ]
 
     async def get(self, name: str) -> Image:
         """Return an image that the home has.
@@ -185,42 +168,46 @@ class Images:
             name: A reference, or the digest of a manifest, or its first 12 digits at least.
 
         Raises:
-            InvalidOptionError: It is neither.
+            InvalidOptionError: It is neither, or the beginning of several digests.
             ImageNotFoundError: The home has none of that name, or not all of it.
+            ImageRefusedError: What the home has of it is damaged.
         """
-        return await self._in_thread(lambda: self._keeper.image(self._keeper.find(name)))
+        async with self._looking.adding():
+            return await self._in_thread(lambda: self._keeper.image(self._keeper.find(name)))
 
     async def list(self) -> list[Image]:
         """Return the images of the home by their names. One that is incomplete is left out."""
         return await self._in_thread(self._keeper.images)
 
     async def ready(self, name: str, *, on_progress: OnProgress | None = None) -> Image:
-        """Return an image that the home has, or pull it. Arguments and errors as for pull()."""
+        """Return an image that the home has, or pull it, also if what it has is damaged.
+
+        A digest without a name is that of an image of the home: nobody else is asked for it.
+        Arguments and errors as for :meth:`get` and :meth:`pull`.
+        """
         try:
             return await self.get(name)
-        except ImageNotFoundError:
+        except (ImageNotFoundError, ImageRefusedError):
+            if name.startswith("sha256:"):
+                raise
             return await self.pull(name, on_progress=on_progress)
 
     async def remove(self, name: str) -> None:
-        """Forget a name of an image, and remove what nothing else needs.
+        """Forget a name of an image, and remove what of it nothing else needs.
 
-        It waits for pulls that are under way.
+        It waits for pulls that are under way. What pulls left that were cut short stays.
 
         Args:
-            name: As for :meth:`get`.
+            name: As for :meth:`get`. A digest only does if the image has one name.
 
         Raises:
+            InvalidOptionError: It is no name, or the digest of an image with several.
             ImageNotFoundError: The home has none of that name.
-            StateError: A box uses it, and it has no other name.
+            StateError: A box uses it, and no other name leads to the same files.
+            HostError: Something cannot be removed.
         """
-        async with self._gate.removing():
-            entry = await self._in_thread(lambda: self._keeper.find(name))
-            in_use = await self._in_thread(self._roots_in_use)
-            if await self._in_thread(lambda: self._keeper.is_needed(entry, in_use)):
-                what = f"remove the image {shown_name(name)}"
-                raise StateError(what, required="unused", actual="used by a box")
-            await self._in_thread(lambda: self._keeper.catalog.remove(entry.name))
-            await self._in_thread(lambda: self._keeper.collect(in_use))
+        async with self._gate.removing(), self._looking.removing():
+            await self._in_thread(lambda: self._keeper.remove(name, self._roots_in_use()))
 
     async def prune(self, *, all: bool = False) -> Pruned:  # noqa: A002 - as container tools say
         """Remove what nothing needs: blobs, roots and downloads that no name leads to.
@@ -233,33 +220,36 @@ class Images:
         Raises:
             HostError: Something cannot be removed.
         """
-        async with self._gate.removing():
-            return await self._in_thread(lambda: self._prune(unused=all))
-
-    def _prune(self, *, unused: bool) -> Pruned:
-        in_use, gone = self._roots_in_use(), []
-        for entry in [*self._keeper.catalog.entries()] if unused else ():
-            if not self._keeper.is_needed(entry, in_use):
-                self._keeper.catalog.remove(entry.name)
-                gone.append(shown_name(entry.name))
-        return Pruned(images=tuple(sorted(gone)), bytes=self._keeper.collect(in_use))
+        async with self._gate.removing(), self._looking.removing():
+            return await self._in_thread(
+                lambda: self._keeper.prune(self._roots_in_use(), unused=all)
+            )
 
     @contextmanager
     def using(self, image: Image) -> Iterator[None]:
-        """Keep what an image is made of from being removed while the block runs."""
+        """Keep the root of an image from being removed while the block runs.
+
+        It is not removed between the moment in which :meth:`get`, :meth:`ready` or
+        :meth:`pull` returned it and the next checkpoint: a block that is begun before that
+        is in time.
+        """
         self._used[image.root.name] += 1
         try:
             yield
         finally:
             self._used[image.root.name] -= 1
+            if not self._used[image.root.name]:
+                del self._used[image.root.name]
 
     def _roots_in_use(self) -> set[str]:
-        return {*self._kept(), *(name for name, users in self._used.items() if users > 0)}
+        # tuple() takes one step: boxes come and go while this runs in a thread.
+        return {*self._kept(), *tuple(self._used)}
 
-    async def _add(self, called: str, entry: Entry, on_progress: OnProgress | None) -> Image:
+    async def _add(self, name: str, made_of: Descriptor, on_progress: OnProgress | None) -> Image:
         """Make the root of an image whose blobs are there; then it has its name."""
+        entry = Entry(name=name, manifest=made_of, added_at=time.time())
         manifest, config = await self._in_thread(lambda: self._keeper.documents(entry))
-        await self._make_root(shown_name(called), manifest, config, on_progress)
+        await self._make_root(shown_name(name), manifest, config, on_progress)
         await self._in_thread(lambda: self._keeper.catalog.put(entry))
         return await self._in_thread(lambda: self._keeper.image(entry))
 
@@ -267,14 +257,14 @@ class Images:
         self, shown: str, manifest: Manifest, config: ImageConfig, on_progress: OnProgress | None
     ) -> None:
         name = root_name(config.diff_ids)
-        roots, blobs = self._keeper.roots, self._keeper.blobs
+        roots, path = self._keeper.roots, self._keeper.blobs.path
         async with self._making.setdefault(name, trio.Lock()):
             if await self._in_thread(lambda: roots.size(name)) is not None:
                 return
             with self._workshop() as work:
                 await build_root(
                     image=shown,
-                    layers=[(layer, blobs.path(layer.digest)) for layer in manifest.layers],
+                    layers=[(layer, path(layer.digest)) for layer in manifest.layers],
                     diff_ids=config.diff_ids,
                     scratch=work,
                     out=work / name,
@@ -284,21 +274,20 @@ class Images:
 
     @contextmanager
     def _workshop(self) -> Iterator[Path]:
-        try:
-            with self._keeper.roots.workshop() as work:
-                yield work
-        except OSError as exc:
-            raise self._unusable(exc) from exc
+        with self._one_error(), self._keeper.roots.workshop() as work:
+            yield work
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
-        try:
+        with self._one_error():
             return await trio.to_thread.run_sync(function)
-        except OSError as exc:
-            raise self._unusable(exc) from exc
 
-    def _unusable(self, exc: OSError) -> HostError:
-        where = exc.filename or self._home.images
-        return HostError(
-            f"the images in {self._home.images} cannot be used: {where}: {exc.strerror or exc}",
-            fix="Check the space and the rights there.",
-        )
+    @contextmanager
+    def _one_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            where = exc.filename or self._home.images
+            raise HostError(
+                f"the images in {self._home.images} cannot be used: {where}: {exc.strerror or exc}",
+                fix="Check the space and the rights there.",
+            ) from exc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -12,6 +12,9 @@ from .platform import Platform
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_NO_NAMES: Final = ("", ".", "..")
+_NO_PART: Final = frozenset("/\0")
 
 
 def image_to_record(image: Image) -> dict[str, Any]:
@@ -29,13 +32,14 @@ def image_from_record(record: dict[str, Any], roots: Path) -> Image:
     Raises:
         ValueError, TypeError, KeyError: It was written by another version.
     """
+    config, root = record["config"], record["root"]
+    if not isinstance(config, dict):
+        raise TypeError("the configuration is no object")
     fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in record["config"].items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
     }
     if (platform := fields["platform"]) is not None:
         fields["platform"] = Platform(**platform)
-    root = record["root"]
-    if not isinstance(root, str) or "/" in root:
-        raise ValueError(f"the root {root!r} is no name")
+    if not isinstance(root, str) or root in _NO_NAMES or not _NO_PART.isdisjoint(root):
+        raise ValueError(f"the root {str(root)[:100]!r} is no name")
     return Image(**{**record, "config": ImageConfig(**fields), "root": roots / root})

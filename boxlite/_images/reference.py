@@ -188,3 +188,13 @@ def _split_registry(name: str) -> tuple[str, str]:
     if first == "localhost" or "." in first or ":" in first or first.lower() != first:
         return first, rest
     return DEFAULT_REGISTRY, name
+
+
+def check_image_name(name: str) -> None:
+    """Check what an image of a home is asked for by: a reference, or a digest.
+
+    Raises:
+        InvalidOptionError: It is neither.
+    """
+    if not is_digest(name):
+        Reference.parse(name)

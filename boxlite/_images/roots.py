@@ -6,8 +6,12 @@ made elsewhere and moved here whole, and never changes after that.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
+import stat
+import struct
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +26,13 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 _SUFFIX: Final = ".squashfs"
 _KEY_CHARACTERS: Final = 32
+
+#: The magic number, and behind 36 more bytes how many the archive has: the beginning of a
+#: squashfs 4.0 (Linux, fs/squashfs/squashfs_fs.h, struct squashfs_super_block).
+_SUPERBLOCK: Final = struct.Struct("<4s36xQ")
+_MAGIC: Final = b"hsqs"
+#: tar2sqfs fills the file up to a multiple of it: readers read whole pages.
+_PAD_BYTES: Final = 4096
 
 
 def root_name(diff_ids: Sequence[str]) -> str:
@@ -51,15 +62,28 @@ class Roots:
         return self.root / name
 
     def size(self, name: str) -> int | None:
-        """Return the size of a root, or None if it is not there.
+        """Return the size of a root, or None if it is not there, or not all of it.
 
         Raises:
-            OSError: The directory cannot be read.
+            OSError: It cannot be read.
         """
         try:
-            return self.path(name).stat().st_size
-        except FileNotFoundError:
-            return None
+            # O_NONBLOCK: opening a fifo that somebody left there must not hang.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(self.path(name), flags)
+        except OSError as exc:
+            if exc.errno in (errno.ENOENT, errno.ELOOP):
+                return None
+            raise
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_size < _SUPERBLOCK.size:
+                return None
+            magic, used = _SUPERBLOCK.unpack(os.pread(fd, _SUPERBLOCK.size, 0))
+        finally:
+            os.close(fd)
+        padded = -(-used // _PAD_BYTES) * _PAD_BYTES
+        return found.st_size if magic == _MAGIC and found.st_size >= padded else None
 
     @contextmanager
     def workshop(self) -> Iterator[Path]:
@@ -72,10 +96,11 @@ class Roots:
         try:
             yield work
         finally:
+            # Whatever cannot be removed is wiped when a runtime starts.
             shutil.rmtree(work, ignore_errors=True)
 
     def publish(self, made: Path, name: str) -> None:
-        """Give a file, which is on the disk, its place as a root.
+        """Give a file, which is on the disk, its place as a root; durable on return.
 
         Raises:
             OSError: It could not be done.
@@ -83,6 +108,11 @@ class Roots:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         made.chmod(0o400)
         made.rename(self.path(name))
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def names(self) -> list[str]:
         """Return the names of all roots.
@@ -90,9 +120,10 @@ class Roots:
         Raises:
             OSError: The directory cannot be read.
         """
-        if not self.root.is_dir():
+        try:
+            return sorted(path.name for path in self.root.iterdir())
+        except FileNotFoundError:
             return []
-        return sorted(path.name for path in self.root.iterdir())
 
     def remove(self, name: str) -> int:
         """Remove a root; return the bytes that this freed. Boxes that have it open go on.

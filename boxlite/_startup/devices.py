@@ -55,7 +55,8 @@ async def open_devices(start: Startup) -> None:
         await trio.lowlevel.checkpoint()
     except OSError as exc:
         raise HostError(
-            f"the disk of the box, {exc.filename}, cannot be opened: {exc.strerror}",
+            f"the disk of the box, {exc.filename or start.layout.disk}, cannot be made or opened:"
+            f" {exc.strerror}",
             fix="Check the space and the rights there.",
         ) from exc
 

@@ -6,11 +6,11 @@ fails. To list a directory takes one, so what can be in it is known by name.
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from boxlite._errors import HostError
+from boxlite._removal import remove_tree
 
 if TYPE_CHECKING:
     from boxlite._layout import BoxLayout
@@ -27,6 +27,9 @@ def make_directory(layout: BoxLayout, *, again: bool = False) -> None:
         OSError: It cannot be made; nothing of it is left that was not there.
     """
     layout.root.mkdir(mode=0o700, exist_ok=again)
+    if again:
+        # Of a box whose program or VM was killed.
+        _remove_sockets(layout)
     try:
         layout.sockets.mkdir(mode=0o700)
     except BaseException:
@@ -57,8 +60,9 @@ def remove_directory(layout: BoxLayout, *, keep_evidence: bool, keep_disk: bool 
         if not (keep_evidence and path in evidence):
             with suppress(OSError):
                 path.unlink()
-    if layout.volumes.exists():
-        shutil.rmtree(layout.volumes, ignore_errors=True)
+    with suppress(OSError):
+        # Root in a box without an image can reach it, and make it as deep as it likes.
+        remove_tree(layout.volumes)
     if keep_evidence or keep_disk:
         return
     try:
@@ -71,7 +75,7 @@ def remove_directory(layout: BoxLayout, *, keep_evidence: bool, keep_disk: bool 
 
 def _remove_the_rest(layout: BoxLayout) -> None:
     try:
-        shutil.rmtree(layout.root)
+        remove_tree(layout.root)
     except OSError as exc:
         raise HostError(
             f"the directory of the box, {layout.root}, cannot be removed: {exc}",

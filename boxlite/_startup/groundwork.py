@@ -19,7 +19,7 @@ from boxlite._preflight import Wanted, preflight
 from boxlite._vm.template import open_template, prune_templates, remove_template
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AbstractContextManager
 
     from boxlite._images.image import Image
@@ -104,8 +104,7 @@ class Groundwork:
         machine: Machine,
         make: Callable[[dict[str, str]], Awaitable[None]],
         *,
-        image: Image | None = None,
-        disk_gib: int = 0,
+        image: Mapping[str, str] | None = None,
     ) -> Template:
         """Return the template of a machine, or of an image on it.
 
@@ -116,14 +115,13 @@ class Groundwork:
         Args:
             machine: The machine.
             make: Makes and publishes the template of a machine of that shape.
-            image: What is to be mounted in it.
-            disk_gib: How large the disk is then, in GiB.
+            image: What tells the image that is mounted in it from others; None for none.
 
         Raises:
             HostError: The files cannot be written.
             BoxliteError: Whatever ``make`` raises.
         """
-        wanted = {} if image is None else {"image": image.root.name, "disk_gib": str(disk_gib)}
+        wanted = image or {}
         lock = (machine.cpus, machine.memory_mib, machine.share, *wanted.values())
         async with self._lock(lock):
             try:

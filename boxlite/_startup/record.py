@@ -62,6 +62,7 @@ def write_record(layout: BoxLayout, record: Record) -> None:
         {"version": _VERSION, "options": fields, "nonce": record.nonce, "image": image}
     )
     draft = layout.root / "box.json.new"
+    draft.unlink(missing_ok=True)  # Of a program that was killed while it wrote.
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="ascii") as file:  # noqa: PTH123 - it has a descriptor
         file.write(text)

@@ -69,10 +69,8 @@ async def make_box_directory(start: Startup) -> None:
     try:
         make_directory(layout, again=start.again)
         start.undo.callback(remove_box, start)
-        if start.options.detach or start.options.keep:
-            write_record(
-                layout, Record(options=start.options, nonce=start.nonce, image=start.image)
-            )
+        if start.options.detach:
+            _write_record(start)
     except OSError as exc:
         raise HostError(
             f"the directory of the box, {exc.filename}, cannot be made: {exc.strerror}",
@@ -204,6 +202,24 @@ async def end_shim(start: Startup) -> None:
         await trio.lowlevel.checkpoint()
     else:
         await start.shim.stop()
+
+
+async def keep_record(start: Startup) -> None:
+    """Write down what a box is that is to be kept: now that there is something to keep."""
+    if start.options.keep:
+        try:
+            _write_record(start)
+        except OSError as exc:
+            raise HostError(
+                f"the record of the box, {start.layout.record}, cannot be written: {exc.strerror}",
+                fix="Check the space and the rights there.",
+            ) from exc
+    await trio.lowlevel.checkpoint()
+
+
+def _write_record(start: Startup) -> None:
+    record = Record(options=start.options, nonce=start.nonce, image=start.image)
+    write_record(start.layout, record)
 
 
 def remove_box(start: Startup) -> None:

@@ -9,6 +9,7 @@ from .pipeline import Stage, Together
 from .stages import (
     check_host,
     connect_guest,
+    keep_record,
     load_session_code,
     make_box_directory,
     make_kit,
@@ -34,6 +35,7 @@ BOX_START: Final[Sequence[Stage[Startup] | Together[Startup]]] = (
     Together((Stage("guest_ready", wait_ready), Stage("session_code", load_session_code))),
     Stage("guest_connect", connect_guest),
     Stage("guest_setup", set_up),
+    Stage("record", keep_record),
 )
 
 #: What it takes to have a template, and no box.

@@ -18,7 +18,7 @@ import trio
 from boxlite._vm.disk import make_disk
 from boxlite._vm.template import TemplateDraft
 
-from .devices import open_disks
+from .devices import open_disks, order_to_prepare
 from .pipeline import Stage, StageLog, Together, run_stages
 from .stages import make_box_directory, start_shim, wait_ready
 
@@ -51,6 +51,8 @@ async def _machine_template(start: Startup) -> Template:
 
 
 async def _image_template(start: Startup) -> Template:
+    assert start.image is not None
+
     async def make(shape: dict[str, str]) -> None:
         base = await _machine_template(start)
         try:
@@ -59,7 +61,13 @@ async def _image_template(start: Startup) -> Template:
             base.close()
 
     return await start.groundwork.template(
-        start.machine, make, image=start.image, disk_gib=start.options.disk_size_gib
+        start.machine,
+        make,
+        image={
+            "image": start.image.root.name,
+            "directory": order_to_prepare(start),
+            "disk_gib": str(start.options.disk_size_gib),
+        },
     )
 
 
@@ -85,6 +93,8 @@ async def _make(start: Startup, shape: dict[str, str], *, base: Template | None)
             nonce=secrets.token_hex(16),
             undo=undo,
             log=StageLog(box_id=box_id),
+            # Nothing of a template is any box's own.
+            options=attrs.evolve(start.options, detach=False, keep=False),
         )
         making.machine = start.machine
         making.draft = draft

@@ -42,7 +42,9 @@ class Disk:
             # What the guest discards is given back: the file has holes again.
             backend = f"driver=file,{node},auto-read-only=off,discard=unmap"
             backend += f",filename=/proc/self/fd/{self.fd}"
-        device = f"virtio-blk-pci,drive={self.serial},serial={self.serial}"
+        # The guest is told of a host's full disk. QEMU's own way is to stop the machine.
+        errors = "werror=report,rerror=report"
+        device = f"virtio-blk-pci,drive={self.serial},serial={self.serial},{errors}"
         return ["-blockdev", backend, "-device", device]
 
 

@@ -51,7 +51,10 @@ async def make_disk(path: Path, *, gib: int) -> None:
             fix="Give the box a smaller disk_size_gib, or the home another file system.",
         ) from exc
     if answer.exit_code != 0:
-        words = answer.last_words or f"{program} exited with {answer.exit_code}"
+        ended = f"exited with {answer.exit_code}"
+        if answer.exit_code is None:
+            ended = f"was not done after {_SECONDS:g} s"
+        words = answer.last_words or f"{program} {ended}"
         raise HostError(
             f"the disk {path} cannot be made: {words}", fix="Check the space and the rights there."
         )

@@ -14,7 +14,8 @@ from boxlite._bulk import Channel, Frame, Piece, Resize, Room, Signal
 from boxlite._rpc._generated.boxlite.v1 import ExecExited, ExecResponse
 from boxlite._wire import STDIN_WINDOW_BYTES
 
-from .spawn import RefusedError, Spawned, check_terminal_size, set_terminal_size
+from .refused import RefusedError
+from .spawn import Spawned, check_terminal_size, set_terminal_size
 from .streams import InputStream, OutputStream
 
 if TYPE_CHECKING:

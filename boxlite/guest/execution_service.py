@@ -20,7 +20,8 @@ from .bulk import bulk_of
 from .copying import CopyIn, CopyOut, copying
 from .execution import Execution
 from .guest_service import only_message
-from .spawn import RefusedError, spawn
+from .refused import RefusedError
+from .spawn import spawn
 
 if TYPE_CHECKING:
     from grpclib.server import Stream

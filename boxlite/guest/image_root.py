@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .namespaces import Namespaces
 
 _WORKSHOP: Final = "/run/boxlite"
+#: Where the root is until it is the root: in no mount of the machine's.
+_ROOT: Final = "/mnt"
 _STRICT: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 #: What would let a command change the machine instead of the box. A container's list.
 _READ_ONLY: Final = ("bus", "fs", "irq", "sys", "sysrq-trigger")
@@ -63,21 +65,25 @@ def mount_image(namespaces: Namespaces) -> int:
     Raises:
         OSError: Something cannot be mounted; its file name says what.
     """
-    root = f"{_WORKSHOP}/root"
-    for name in ("image", "changes", "root"):
+    for name in ("image", "changes"):
         os.makedirs(f"{_WORKSHOP}/{name}", exist_ok=True)
     kernel.mount(_disk(IMAGE_DISK), f"{_WORKSHOP}/image", "squashfs", MS_RDONLY | MS_NODEV)
     size = _mount_changes(_disk(CHANGES_DISK), f"{_WORKSHOP}/changes")
     layers = f"lowerdir={_WORKSHOP}/image"
     layers += f",upperdir={_WORKSHOP}/changes/upper,workdir={_WORKSHOP}/changes/work"
     # Nodes that the image has, or that a command makes, open no device of the machine.
-    kernel.mount("overlay", root, "overlay", MS_NODEV, layers)
-    _require_directory(f"{root}/proc")
-    namespaces.mount_proc(f"{root}/proc", _STRICT)
+    kernel.mount("overlay", _ROOT, "overlay", MS_NODEV, layers)
+    _require_directory(f"{_ROOT}/proc")
+    namespaces.mount_proc(_ROOT, _STRICT)
+    os.chdir(_ROOT)
+    # Beneath the root, out of sight, a /proc without anything covered would let a user
+    # namespace mount such a one again.
+    for machine in ("/proc", "/sys", "/dev", "/tmp", "/run"):  # noqa: S108 - a mount
+        kernel.unmount(machine)
     # The root of an initramfs cannot be pivoted away; this hides it as well.
-    os.chdir(root)
     kernel.mount(".", "/", "", kernel.MS_MOVE)
     os.chroot(".")
+    namespaces.enter_root()
     _furnish()
     _provide_names()
     return size

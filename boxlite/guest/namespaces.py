@@ -3,11 +3,13 @@
 They are made before a template is taken, when there is no image yet and nothing else
 to do; a box without an image leaves them alone. A process is forked into them while the
 agent is still small. It has two things to do: to mount /proc, which shows the processes
-of the namespace of whoever mounts it, and to be the parent of orphans.
+of the namespace of whoever mounts it, and to be the parent of orphans. It may be seen in
+there, so it has nothing of the agent's: neither its root nor its descriptors.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from typing import Final, NamedTuple
@@ -34,17 +36,28 @@ class Namespaces(NamedTuple):
     orders: int
     reports: int
 
-    def mount_proc(self, target: str, flags: int) -> None:
-        """Have process 1 mount /proc, in its mount namespace.
+    def mount_proc(self, root: str, flags: int) -> None:
+        """Have process 1 mount /proc in a root file system, and wait at that one's door.
 
         Raises:
             OSError: It could not.
         """
-        os.write(self.orders, f"{flags} {target}".encode())
+        self._order(f"{flags} {root}")
+
+    def enter_root(self) -> None:
+        """Have process 1 make that its root, which by now is the namespace's.
+
+        Raises:
+            OSError: It could not.
+        """
+        self._order("")
+
+    def _order(self, order: str) -> None:
+        os.write(self.orders, f"{order}\n".encode())
         report = os.read(self.reports, _REPORT_BYTES)
         if report != _DONE:
-            number = int(report or b"0")
-            raise OSError(number, os.strerror(number), target)
+            number = int(report or errno.EIO)
+            raise OSError(number, os.strerror(number), order)
 
 
 def make_namespaces() -> Namespaces:
@@ -78,8 +91,11 @@ def make_namespaces() -> Namespaces:
 
 
 def _be_process_1(orders: int, reports: int) -> None:
-    """Mount what is asked for, then wait for ever: the kernel buries children for it."""
+    """Do what is asked for, then wait for ever: the kernel buries children for it."""
     try:
+        # Its end would be the end of all, and memory is not to be won by it.
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("-1000")
         low, high = sorted((orders, reports))
         os.closerange(3, low)
         os.closerange(low + 1, high)
@@ -89,9 +105,13 @@ def _be_process_1(orders: int, reports: int) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         while order := os.read(orders, _REPORT_BYTES):
-            flags, _, target = order.decode().partition(" ")
+            flags, _, root = order.decode().strip().partition(" ")
             try:
-                kernel.mount("proc", target, "proc", int(flags))
+                if root:
+                    os.chdir(root)
+                    kernel.mount("proc", "proc", "proc", int(flags))
+                else:
+                    os.chroot(".")
             except OSError as error:
                 os.write(reports, str(error.errno).encode())
             else:

@@ -12,7 +12,7 @@ from boxlite._rpc._generated.boxlite.v1 import SetUpRequest, SetUpResponse
 from boxlite._wire import VOLUMES_MAX
 
 from . import console, kernel, modules
-from .confinement import reduce_capabilities
+from .confinement import confine
 from .image_root import mount_image, write_names
 from .volumes import mount_volumes
 
@@ -67,10 +67,11 @@ class Outfitter:
         modules.load(modules.DISKS)
         self._place.move_to(self._namespaces.mounts)
         kernel.set_namespace(self._namespaces.processes, kernel.CLONE_NEWPID)
-        with self._place.entered():
+        with self._place.furnishing():
             self._disk_bytes = mount_image(self._namespaces)
+        confine()
+        with self._place.entered():
             os.makedirs(directory or b"/", exist_ok=True)
-        reduce_capabilities()
 
     def set_up(self, request: SetUpRequest) -> SetUpResponse:
         """Do all that is asked for. It is over in a moment, so nothing else goes on meanwhile.
@@ -98,7 +99,11 @@ class Outfitter:
         if request.image is not None:
             self.prepare(request.image.working_directory)
             self.name(self._hostname)
-        with self._place.entered():
-            mount_volumes(request.volumes)
+            # A template of the image may have been told of none.
+            with self._place.entered():
+                os.makedirs(request.image.working_directory or b"/", exist_ok=True)
+        if request.volumes:
+            with self._place.furnishing():
+                mount_volumes(request.volumes)
         self._limits.set(request.limits)
         return SetUpResponse(disk_bytes=self._disk_bytes or 0)

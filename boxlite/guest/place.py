@@ -3,6 +3,9 @@
 The agent stays in the machine's first mount namespace, where its code is. It goes
 into the commands' for the moments in which it looks something up there or starts
 something, never across an ``await``. It has one thread, so nobody else moves along.
+
+In there it has no more power than their root: the paths that it follows are theirs, and
+a link may lead into /proc, to what the kernel shows to whoever may trace a process.
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ from contextlib import contextmanager
 from importlib.machinery import BuiltinImporter, FrozenImporter
 from typing import TYPE_CHECKING, Final
 
-from . import kernel
+from . import console, kernel
+from .capabilities import effective
+from .confinement import KEPT_CAPABILITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OWN_MOUNTS: Final = "/proc/self/ns/mnt"
+_POWER: Final = sum(1 << number for number in KEPT_CAPABILITIES)
 #: What can import without looking at a file.
 _SAFE_FINDERS: Final = (BuiltinImporter, FrozenImporter)
 
@@ -46,6 +52,21 @@ class Place:
         self.has_image = True
 
     @contextmanager
+    def furnishing(self) -> Iterator[None]:
+        """Be where commands are to be, with all of the agent's power: before there is one."""
+        if not self.has_image:
+            yield
+            return
+        kernel.set_namespace(self._theirs, kernel.CLONE_NEWNS)
+        finders = sys.meta_path[:]
+        try:
+            sys.meta_path[:] = _SAFE_FINDERS
+            yield
+        finally:
+            self._return()
+            sys.meta_path[:] = finders
+
+    @contextmanager
     def entered(self) -> Iterator[None]:
         """Be where commands are while the block runs; the working directory is its root.
 
@@ -55,14 +76,17 @@ class Place:
         if not self.has_image or self._inside:
             yield
             return
-        finders = sys.meta_path[:]
-        self._inside = True
-        kernel.set_namespace(self._theirs, kernel.CLONE_NEWNS)
+        with self.furnishing(), effective(_POWER):
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
+
+    def _return(self) -> None:
         try:
-            sys.meta_path[:] = _SAFE_FINDERS
-            yield
-        finally:
-            # Failing here, the agent would run on among the image's files: it must not.
             kernel.set_namespace(self._own, kernel.CLONE_NEWNS)
-            sys.meta_path[:] = finders
-            self._inside = False
+        except OSError as error:
+            # Among the image's files the agent must not run on.
+            console.panic(error)
+            os._exit(1)

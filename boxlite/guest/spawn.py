@@ -20,14 +20,16 @@ import signal
 import stat
 import struct
 import termios
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from boxlite._rpc._generated.boxlite.v1 import RefusalReason
 
+from .refused import RefusedError
 from .users import UnknownUserError, acting_as, find_user
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from boxlite._rpc._generated.boxlite.v1 import ExecStart, TerminalSize
 
@@ -42,20 +44,6 @@ _INTERPRETER_BYTES: Final = 256  # BINPRM_BUF_SIZE of linux/binfmts.h
 _RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _FileAction = tuple[Any, ...]  # As os.posix_spawn takes them: a code and its operands.
 _RESOURCES: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-
-
-class RefusedError(Exception):
-    """A command that cannot be started.
-
-    Args:
-        reason: What the host is told in a word.
-        detail: What a person is told, in a sentence.
-    """
-
-    def __init__(self, reason: RefusalReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 class Spawned(NamedTuple):
@@ -98,14 +86,13 @@ def spawn(start: ExecStart, limits: Limits) -> Spawned:
         raise RefusedError(RefusalReason.USER_NOT_FOUND, str(error)) from None
     if user is not None:
         environment.setdefault(b"HOME", user.home)
-    try:
-        with limits.applied(), acting_as(user):
-            return _spawn_in(cwd, start, environment)
-    except (OSError, ValueError) as error:
-        raise RefusedError(RefusalReason.INVALID, f"a limit cannot be set: {error}") from None
+    with acting_as(user):
+        return _spawn_in(cwd, start, environment, limits)
 
 
-def _spawn_in(cwd: bytes, start: ExecStart, environment: Mapping[bytes, bytes]) -> Spawned:
+def _spawn_in(
+    cwd: bytes, start: ExecStart, environment: Mapping[bytes, bytes], limits: Limits
+) -> Spawned:
     try:
         os.chdir(cwd)
     except OSError as error:
@@ -117,8 +104,8 @@ def _spawn_in(cwd: bytes, start: ExecStart, environment: Mapping[bytes, bytes]) 
         program = find_program(start.argv[0], environment.get(b"PATH", DEFAULT_PATH))
         try:
             if start.terminal is not None:
-                return _spawn_on_terminal(program, start, environment, start.terminal)
-            return _spawn_on_pipes(program, start, environment)
+                return _spawn_on_terminal(program, start, environment, start.terminal, limits)
+            return _spawn_on_pipes(program, start, environment, limits)
         except OSError as error:
             raise _refusal(error, program) from None
     finally:
@@ -192,7 +179,7 @@ def _checked_environment(start: ExecStart) -> dict[bytes, bytes]:
 
 
 def _spawn_on_pipes(
-    program: bytes, start: ExecStart, environment: Mapping[bytes, bytes]
+    program: bytes, start: ExecStart, environment: Mapping[bytes, bytes], limits: Limits
 ) -> Spawned:
     ours: list[int] = []
     theirs: list[int] = []
@@ -202,13 +189,11 @@ def _spawn_on_pipes(
             theirs.append(writing if number else reading)
             ours.append(reading if number else writing)
             os.set_blocking(ours[number], False)
-        actions: list[_FileAction] = [
-            (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(theirs)
-        ]
         if start.merge_stderr:
-            actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
-        pid = _posix_spawn(program, start, environment, actions)
-    except OSError:
+            theirs.append(os.dup(theirs[1]))
+        with _standing_in(theirs):
+            pid = _posix_spawn(program, start, environment, [], limits)
+    except (OSError, RefusedError):
         _close_all(ours)
         raise
     finally:
@@ -216,11 +201,28 @@ def _spawn_on_pipes(
     return Spawned(pid, ours[0], ours[1], None if start.merge_stderr else ours[2])
 
 
+@contextmanager
+def _standing_in(streams: Sequence[int]) -> Iterator[None]:
+    """Have these as this process's own three streams while the block runs.
+
+    A child inherits them so. Told to duplicate them instead, the library refuses
+    descriptors that a limit of the command's would not allow.
+    """
+    with ExitStack() as undo:
+        for number, fd in enumerate(streams):
+            kept = os.dup(number)
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, number)
+            os.dup2(fd, number)
+        yield
+
+
 def _spawn_on_terminal(
     program: bytes,
     start: ExecStart,
     environment: Mapping[bytes, bytes],
     size: TerminalSize,
+    limits: Limits,
 ) -> Spawned:
     master, slave = os.openpty()
     ours = [master]
@@ -234,8 +236,8 @@ def _spawn_on_terminal(
             (os.POSIX_SPAWN_DUP2, 0, 1),
             (os.POSIX_SPAWN_DUP2, 0, 2),
         ]
-        pid = _posix_spawn(program, start, environment, actions)
-    except OSError:
+        pid = _posix_spawn(program, start, environment, actions, limits)
+    except (OSError, RefusedError):
         _close_all(ours)
         raise
     finally:
@@ -248,16 +250,18 @@ def _posix_spawn(
     start: ExecStart,
     environment: Mapping[bytes, bytes],
     actions: list[_FileAction],
+    limits: Limits,
 ) -> int:
-    return os.posix_spawn(
-        program,
-        start.argv,
-        environment,
-        file_actions=actions,
-        setsid=True,
-        setsigmask=(),
-        setsigdef=_RESET_SIGNALS,
-    )
+    with limits.applied():
+        return os.posix_spawn(
+            program,
+            start.argv,
+            environment,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_RESET_SIGNALS,
+        )
 
 
 def _close_all(fds: list[int]) -> None:
@@ -284,8 +288,9 @@ def _refusal(error: OSError, program: bytes) -> RefusedError:
 
 def _interpreter(program: bytes) -> bytes:
     """Return what the ``#!`` line of a script names; empty if it has none."""
-    with open(program, "rb") as file:
-        first_line = file.read(_INTERPRETER_BYTES).partition(b"\n")[0]
+    # By now it may be something else, and a fifo must not hold up the agent.
+    with open(os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        first_line = (file.read(_INTERPRETER_BYTES) or b"").partition(b"\n")[0]
     words = first_line[2:].split() if first_line.startswith(b"#!") else []
     return words[0] if words else b""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Larger messages would need longer runs of free memory than a small machine may have.
 _OPTIONS: Final = "trans=virtio,version=9p2000.L,msize=131072,cache=mmap"
+_TAKEN: Final = ("/proc/", "/sys/", "/dev/")
 #: Where a directory is for the moment in which a single file of it is mounted.
 _PASSAGE: Final = "/dev/.volume"
 
@@ -34,6 +35,9 @@ def mount_volumes(volumes: Sequence[VolumeMount]) -> None:
         if not volume.path.startswith(b"/") or b"\0" in volume.path:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), volume.path)
         target = os.fsdecode(volume.path)
+        # Where links of the image lead, it must not be over the kernel's own.
+        if f"{os.path.realpath(target)}/".startswith(_TAKEN):
+            raise OSError(errno.EINVAL, "it leads to one of the kernel's own", volume.path)
         flags = kernel.MS_NOSUID | kernel.MS_NODEV
         flags |= kernel.MS_RDONLY if volume.read_only else 0
         if volume.file:

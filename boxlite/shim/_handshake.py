@@ -90,6 +90,7 @@ class Handshake:
         self.ready = False
         self._saving = saving
         self._prepare = prepare
+        self._asked = prepare is None
         self._identity = dict(identity or {})
         self._clock = clock
         self._entropy = entropy
@@ -122,6 +123,7 @@ class Handshake:
         Not before it runs: the greeting has the time in it.
         """
         if self._prepare is not None:
+            self._asked = True
             order = {"type": "prepare", "directory": self._prepare}
             return [Send(json.dumps(order).encode() + b"\n")]
         self._guest_waits = True
@@ -158,7 +160,7 @@ class Handshake:
         message = _parse(line)
         if message is None:
             yield from self._note("malformed", line)
-        elif message.get("type") == "waiting" and not self.ready:
+        elif message.get("type") == "waiting" and self._asked and not self.ready:
             self._guest_waits = True
             if self.nonce is not None:
                 yield self._answer(self.nonce)

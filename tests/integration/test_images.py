@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from image_layout import Layout
+
     InRuntime = Callable[[Callable[[boxlite.Runtime], Awaitable[Any]]], Any]
 
 #: CapEff of a container's root: see boxlite.guest.confinement.
@@ -25,6 +27,10 @@ CONTAINER_CAPABILITIES = "00000000a00425fb"
 MOUNT = """python3 -c '
 import ctypes, os
 os._exit(ctypes.CDLL(None).mount(b"none", b"/mnt", b"tmpfs", 0, None) != 0)'"""
+#: The same in a namespace of its own users.
+USER_NAMESPACE = """python3 -c '
+import ctypes, os
+os._exit(ctypes.CDLL(None).unshare(0x10000000) != 0)'"""
 
 
 def sh(script: str) -> list[str]:
@@ -108,10 +114,87 @@ def test_a_command_is_confined_as_in_a_container(
                 "mknod /disk b 254 0",
                 "mknod /dev/disk b 254 0",
                 "test -e /dev/console",
+                USER_NAMESPACE,
                 "hostname other",
                 MOUNT,
             ):
                 assert (await box.run(sh(script))).exit_code != 0, script
+
+    in_runtime(scenario)
+
+
+def test_no_path_leads_to_the_agent(in_runtime: InRuntime, debian_reference: str) -> None:
+    """What the agent looks up for the host, it looks up with no more power than the box has."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        async with runtime.open_box(image=debian_reference, ready_timeout=READY_TIMEOUT) as box:
+            await output(box, "ln -s /proc/1/root /r; ln -s /proc/1/exe /e; ln -s /proc/1/cwd /c")
+            await output(box, "ln -s /proc/sys/kernel/core_pattern /p")
+            for path in ("/r", "/c"):
+                with pytest.raises(PermissionError):
+                    await box.path(path).iterdir()
+                with pytest.raises(boxlite.ExecStartError, match="Permission denied"):
+                    await box.run(["true"], cwd=path)
+                with pytest.raises(PermissionError):
+                    await box.path(f"{path}/dev/vda").read_bytes()
+            with pytest.raises(PermissionError):
+                await box.path("/e").read_bytes()
+            with pytest.raises(OSError, match="Read-only"):
+                await box.path("/p").write_text("|/bin/sh")
+            for name in ("maps", "mem", "environ", "fd/3", "root/init"):
+                assert (await box.run(["cat", f"/proc/1/{name}"])).exit_code != 0, name
+
+    in_runtime(scenario)
+
+
+def test_running_out_of_memory_costs_the_command_alone(
+    in_runtime: InRuntime, debian_reference: str
+) -> None:
+    """Process 1 of the namespace is not what the kernel ends."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        async with runtime.open_box(image=debian_reference, ready_timeout=READY_TIMEOUT) as box:
+            done = await box.run(["python3", "-c", "x = bytearray(1 << 30)"])
+            assert done.exit_code != 0
+            await output(box, "head -c 60M /dev/zero > /dev/shm/full")
+            many = "for i in $(seq 60); do sh -c 'x=$(yes | head -c 3M)' & done; wait"
+            await box.run(sh(many))
+            assert await output(box, "rm /dev/shm/full; echo alive") == "alive\n"
+
+    in_runtime(scenario)
+
+
+def test_small_limits_are_the_commands_alone(in_runtime: InRuntime, debian_reference: str) -> None:
+    """The agent goes on, however little its commands may have."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        async with runtime.open_box(
+            image=debian_reference,
+            rlimits={"nofile": 8, "nproc": 50, "fsize": 1024},
+            ready_timeout=READY_TIMEOUT,
+        ) as box:
+            assert await output(box, "ulimit -n; ulimit -Hn") == "8\n8\n"
+            done = await box.run(["sh", "-c", "ulimit -n"], terminal=TerminalSize(), user="nobody")
+            assert done.stdout == b"8\r\n"
+            assert (await box.run(sh("head -c 5000 /dev/zero > /tmp/big"))).exit_code != 0
+            await box.path("/tmp/large").write_bytes(bytes(5000))
+
+    in_runtime(scenario)
+
+
+def test_images_with_the_same_layers_have_templates_of_their_own(
+    in_runtime: InRuntime, debian: Layout, tmp_path: Path
+) -> None:
+    """A directory that one of them wants is there for it."""
+
+    async def scenario(runtime: boxlite.Runtime) -> None:
+        for directory in ("/one/of/them", "/two"):
+            layout = debian.derive(tmp_path / directory.replace("/", "-"))
+            layout.configure(workingdir=directory)
+            name = "same/layers" + directory.replace("/", "-")
+            await runtime.images.load(layout.directory, name=name)
+            async with runtime.open_box(image=name, ready_timeout=READY_TIMEOUT) as box:
+                assert await output(box, "pwd") == f"{directory}\n"
 
     in_runtime(scenario)
 

@@ -234,7 +234,7 @@ def test_bad_box_options_are_refused_at_once(stage: Stage) -> None:
     async def scenario() -> None:
         before = Census.take(stage.home.root)
         began: list[boxlite.StageEvent] = []
-        for changes in ({"cpus": 0}, {"memory_mib": 1}, {"memory": 5}, {"image": "nope"}):
+        for changes in ({"cpus": 0}, {"memory_mib": 1}, {"memory": 5}, {"image": "No Such"}):
             with pytest.raises(boxlite.InvalidOptionError):
                 async with stage.runtime.open_box(on_stage=began.append, **changes):
                     pytest.fail("the box started")

@@ -20,6 +20,7 @@ from boxlite._images.config import ImageConfig
 from boxlite._images.platform import Platform
 from boxlite._layout import BoxLayout
 from boxlite._options import BoxOptions
+from boxlite._startup import directory as directory_module
 from boxlite._startup.directory import make_directory, remove_directory
 from boxlite._startup.record import Record, read_record, write_record
 
@@ -273,7 +274,7 @@ def test_a_directory_that_cannot_be_removed_is_named(
     def rmtree(path: Path) -> None:
         raise OSError(1, os.strerror(1), str(path))
 
-    monkeypatch.setattr("shutil.rmtree", rmtree)
+    monkeypatch.setattr(directory_module, "remove_tree", rmtree)
     with pytest.raises(boxlite.HostError, match="box, cannot be removed.*not permitted"):
         remove_directory(layout, keep_evidence=False)
 

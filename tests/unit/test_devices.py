@@ -50,31 +50,39 @@ def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     [
         (
             Disk(serial="image", fd=21, read_only=True),
-            "driver=file,node-name=image,read-only=on,auto-read-only=off,discard=unmap"
-            ",filename=/proc/self/fd/21",
-            "virtio-blk-pci,drive=image,serial=image",
+            (
+                "driver=file,node-name=image,read-only=on,auto-read-only=off,discard=unmap"
+                ",filename=/proc/self/fd/21"
+            ),
+            "virtio-blk-pci,drive=image,serial=image,werror=report,rerror=report",
         ),
         (
             Disk(serial="changes", fd=22, read_only=False),
-            "driver=file,node-name=changes,read-only=off,auto-read-only=off,discard=unmap"
-            ",filename=/proc/self/fd/22",
-            "virtio-blk-pci,drive=changes,serial=changes",
+            (
+                "driver=file,node-name=changes,read-only=off,auto-read-only=off,discard=unmap"
+                ",filename=/proc/self/fd/22"
+            ),
+            "virtio-blk-pci,drive=changes,serial=changes,werror=report,rerror=report",
         ),
         (
             Disk(serial="changes", fd=None, read_only=False),
             "driver=null-co,node-name=changes,read-only=off,size=1048576",
-            "virtio-blk-pci,drive=changes,serial=changes",
+            "virtio-blk-pci,drive=changes,serial=changes,werror=report,rerror=report",
         ),
         (
             SharedDirectory(tag="volume0", fd=23),
-            "local,id=volume0,path=/proc/self/fd/23,multidevs=remap"
-            ",security_model=none,readonly=on",
+            (
+                "local,id=volume0,path=/proc/self/fd/23,multidevs=remap"
+                ",security_model=none,readonly=on"
+            ),
             "virtio-9p-pci,fsdev=volume0,mount_tag=volume0",
         ),
         (
             SharedDirectory(tag="volume1", fd=24, read_only=False),
-            "local,id=volume1,path=/proc/self/fd/24,multidevs=remap"
-            ",security_model=mapped-xattr,fmode=0644,dmode=0755",
+            (
+                "local,id=volume1,path=/proc/self/fd/24,multidevs=remap"
+                ",security_model=mapped-xattr,fmode=0644,dmode=0755"
+            ),
             "virtio-9p-pci,fsdev=volume1,mount_tag=volume1",
         ),
         (
@@ -113,16 +121,36 @@ def test_a_box_has_as_many_devices_as_a_box_may_have(
 ) -> None:
     """The guest of a template counts them before there is a box."""
     devices = [
-        value
+        value.split(",")[:2]
         for switch in device_switches(files, share=share)
         for name, value in pairs(switch.argv())
         if name == "-device"
     ]
 
     assert devices == [
-        *(f"virtio-blk-pci,drive={name},serial={name}" for name in ("image", "changes")),
-        *(f"virtio-9p-pci,fsdev=volume{n},mount_tag=volume{n}" for n in range(tags)),
+        *(["virtio-blk-pci", f"drive={name}"] for name in ("image", "changes")),
+        *(["virtio-9p-pci", f"fsdev=volume{n}"] for n in range(tags)),
     ]
+
+
+def test_what_is_behind_a_device_is_the_boxs_and_as_writable_as_it_was_asked_for() -> None:
+    """The image never is; the changes are; a volume is if somebody said so."""
+    backends = [switch.argv()[1] for switch in device_switches(FILES, share=True)]
+    files = [
+        ("driver=file,node-name=image,read-only=on,", "/21", ""),
+        ("driver=file,node-name=changes,read-only=off,", "/22", ""),
+        ("local,id=volume0,", "/23,", "security_model=mapped-xattr"),
+        ("local,id=volume1,", "/24,", "readonly=on"),
+    ]
+
+    for backend, (start, fd, rule) in zip(backends, files, strict=False):
+        assert backend.startswith(start)
+        assert f"/proc/self/fd{fd}" in backend
+        assert rule in backend
+    assert "readonly" not in backends[2]
+    assert backends[4:] == [f"synth,id=volume{n}" for n in range(2, VOLUMES_MAX)]
+    bare = [switch.argv()[1] for switch in device_switches(DeviceFiles(), share=False)]
+    assert [backend.split(",")[0] for backend in bare] == ["driver=null-co"] * 2
 
 
 def test_the_open_files_are_those_that_are_there() -> None:

@@ -14,7 +14,8 @@ import pytest
 from boxlite._wire import AGENT_CONSOLE_MARK
 from boxlite.guest import console, lean
 from boxlite.guest.ports import PortsMissingError, find_ports, wait_for_ports
-from boxlite.guest.spawn import RefusedError, find_program
+from boxlite.guest.refused import RefusedError
+from boxlite.guest.spawn import find_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

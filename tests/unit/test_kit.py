@@ -19,15 +19,18 @@ from hypothesis import given, strategies as st
 
 from boxlite import HostError, InvalidOptionError
 from boxlite._kit import Kernel, busybox, find_kernel, prepare_kit
-from boxlite._kit.cpio import read_cpio
-from boxlite._kit.initramfs import AGENT_MODULES, Recipe
+from boxlite._kit.cpio import CpioWriter, read_cpio
+from boxlite._kit.download import KEPT_MODULES, META_PACKAGES, SHARING_META_PACKAGES
+from boxlite._kit.initramfs import _MODULES, AGENT_MODULES, MODULES_DIRECTORY, Recipe, Tree
 from boxlite._kit.kernel import kernels_directory, read_release
 from boxlite._kit.kit import ARCHIVES_KEPT
 from boxlite._kit.kmod import index_modules, load_order
+from boxlite._kit.sharing import can_share, sharing_kernel
 from boxlite._layout import HomeLayout
+from boxlite.guest import modules as guest_modules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 @pytest.fixture
@@ -192,9 +195,149 @@ def test_the_root_has_what_a_guest_needs(archive: dict[str, tuple[int, bytes]]) 
     assert archive[f"{agent}/boxlite/__init__.py"][1] == b""
     assert {f"{agent}/boxlite/guest/__main__.pyc", f"{agent}/grpclib/server.pyc"} <= set(archive)
     assert any(name.startswith(f"{agent}/betterproto2-") for name in archive)
-    order = archive[f"{agent}/modules/modules.order"][1].decode().split()
+    order = archive[f"{agent}/modules/boot.order"][1].decode().split()
     assert order == ["virtio.ko", "virtio_ring.ko", "virtio_pci.ko", "virtio_console.ko"]
     assert set(AGENT_MODULES) <= {name.removesuffix(".ko") for name in order}
+
+
+def test_modules_come_in_the_groups_in_which_they_are_loaded(tmp_path: Path) -> None:
+    """Each once, after what it depends on; nothing that boots is tried again; some are built in."""
+    depends = {
+        "virtio": (),
+        "virtio_ring": (),
+        "virtio_pci": ("virtio", "virtio_ring"),
+        "virtio_console": ("virtio_ring", "virtio"),
+        "squashfs": (),
+        "jbd2": (),
+        "ext4": ("jbd2", "mbcache"),
+        "crc32c_generic": (),
+        "virtio_blk": ("virtio_ring", "virtio"),
+        "fscache": ("netfs",),
+        "netfs": (),
+        "9pnet": ("fscache",),
+        "9pnet_virtio": ("9pnet", "virtio_ring"),
+        "9p": ("9pnet", "netfs", "fscache"),
+        "unwanted": (),
+    }
+    for name, names in depends.items():
+        (tmp_path / f"{name}.ko").write_bytes(module(*names))
+    out = io.BytesIO()
+    tree = Tree(CpioWriter(out))
+    Recipe(tmp_path, index_modules(tmp_path), Path("busybox"))._add_modules(tree)
+    tree.writer.finish()
+    packed = [(name, data) for name, _, data in read_cpio(out.getvalue())]
+    prefix = f"{MODULES_DIRECTORY[1:]}/"
+    files = {name.removeprefix(prefix): data for name, data in packed if name.startswith(prefix)}
+    groups = {
+        name: files.pop(f"{name}.order").decode().replace(".ko", "").split()
+        for name in (guest_modules.BOOT, guest_modules.DISKS, guest_modules.VOLUMES)
+    }
+
+    assert groups == {
+        "boot": [
+            *("virtio", "virtio_ring", "virtio_pci", "virtio_console"),
+            *("squashfs", "crc32c_generic", "jbd2", "ext4"),
+        ],
+        "disks": ["virtio_blk"],
+        "volumes": ["netfs", "fscache", "9pnet", "9pnet_virtio", "9p"],
+    }
+    assert files == {
+        f"{name}.ko": module(*depends[name]) for names in groups.values() for name in names
+    }
+    assert len(packed) == len(dict(packed)), "a path is there twice"
+    assert f"/{prefix}" == f"{guest_modules.MODULES_DIRECTORY}/"
+
+
+def sharing(root: Path, release: str, *, shares: bool = True, builtin: str = "") -> Kernel:
+    """Lay out a kernel with or without 9P, as a module or built in."""
+    image = install_kernel(root, release)
+    modules = root / "lib" / "modules" / release
+    for name in ("9p", "9pnet_virtio") if shares else ():
+        (modules / "kernel" / f"{name}.ko").write_bytes(module())
+    (modules / "modules.builtin").write_text(builtin)
+    return Kernel(image, release, modules)
+
+
+@pytest.mark.parametrize(
+    ("shares", "builtin", "can"),
+    [
+        (True, "", True),
+        (False, "", False),
+        (False, "kernel/fs/9p/9p.ko\nkernel/net/9p/9pnet_virtio.ko\n", True),
+        (False, "kernel/fs/9p/9p.ko\n", False),
+    ],
+)
+def test_a_kernel_shares_with_9p_and_its_transport(
+    tmp_path: Path, shares: bool, builtin: str, can: bool
+) -> None:
+    """As modules or built in, and both of them."""
+    assert can_share(sharing(tmp_path, "6.1.0-1", shares=shares, builtin=builtin)) is can
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]:
+    """Downloads make a kernel with 9P at once; of which packages is noted."""
+    asked: list[Sequence[str]] = []
+
+    async def download(home: HomeLayout, metas: Sequence[str]) -> Kernel:
+        await trio.lowlevel.checkpoint()
+        asked.append(metas)
+        return sharing(kernels_directory(home) / "6.1.0-5", "6.1.0-5")
+
+    monkeypatch.setattr("boxlite._kit.download._download", download)
+    return asked
+
+
+async def test_the_ordinary_kernel_is_used_for_volumes_if_it_can_be(
+    home: HomeLayout, tmp_path: Path, fetched: list[Sequence[str]]
+) -> None:
+    """Nothing is downloaded then."""
+    ordinary = sharing(tmp_path / "k", "6.1.0-1")
+
+    assert await sharing_kernel(ordinary, None, home) == ordinary
+    assert await sharing_kernel(ordinary, ordinary.image, home) == ordinary
+    assert fetched == []
+
+
+async def test_one_is_downloaded_once_beside_those_that_do_not_share(
+    home: HomeLayout, tmp_path: Path, fetched: list[Sequence[str]]
+) -> None:
+    """A newer one of the home that cannot share does not do, and is left alone."""
+    ordinary = sharing(kernels_directory(home) / "6.1.0-9", "6.1.0-9", shares=False)
+    first = await sharing_kernel(ordinary, None, home)
+
+    assert first.release == "6.1.0-5"
+    assert fetched == [SHARING_META_PACKAGES]
+    assert await sharing_kernel(ordinary, None, home) == first
+    assert await sharing_kernel(None, None, home) == first
+    assert len(fetched) == 1
+    assert find_kernel(None, home) == ordinary
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+async def test_a_named_kernel_that_cannot_share_is_not_passed_over(
+    home: HomeLayout,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fetched: list[Sequence[str]],
+    by_variable: bool,
+) -> None:
+    """Somebody wanted that one, and is told why it will not do."""
+    named = sharing(tmp_path / "k", "6.1.0-1", shares=False)
+    if by_variable:
+        monkeypatch.setenv("BOXLITE_KERNEL", str(named.image))
+    with pytest.raises(HostError, match=f"{named.image} cannot have volumes") as caught:
+        await sharing_kernel(named, None if by_variable else named.image, home)
+
+    assert "9pnet_virtio" in caught.value.fix
+    assert fetched == []
+
+
+def test_what_a_kernel_is_downloaded_for_is_kept_of_it() -> None:
+    """A package has thousands of modules, and most of them go."""
+    assert set(_MODULES) <= set(KEPT_MODULES)
+    assert set(SHARING_META_PACKAGES) < set(META_PACKAGES)
+    assert not any("cloud" in package for package in SHARING_META_PACKAGES)
 
 
 def test_the_root_has_nothing_of_the_host_that_it_need_not_have(

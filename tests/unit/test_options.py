@@ -168,14 +168,14 @@ def test_a_limit_that_cannot_be_set_is_refused(name: str, value: Any) -> None:  
 
 def test_limits_are_pairs_and_numbers_for_the_kernel() -> None:
     """One number stands for both, and -1 for none."""
-    options = BoxOptions(rlimits={"core": 0, "nofile": (10, 20), "cpu": -1})
+    options = BoxOptions(rlimits={"core": 0, "nofile": (10, 20), "stack": -1})
     none = (1 << 64) - 1
 
     assert attrs.evolve(options, cpus=1).rlimits == options.rlimits
     assert rlimit_numbers(options.rlimits) == [
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NOFILE, 10, 20),
-        (resource.RLIMIT_CPU, none, none),
+        (resource.RLIMIT_STACK, none, none),
     ]
 
 

@@ -12,18 +12,23 @@ import pytest
 import trio
 import trio.testing
 from fake_guest import BOOT_ID, NONCE, command, connected, unanswered
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 import boxlite._rpc
 from boxlite._bulk import Channel
 from boxlite._errors import (
     GuestFailedError,
     GuestLostError,
+    GuestProtocolError,
     GuestTimeoutError,
     InternalError,
     InvalidOptionError,
 )
+from boxlite._rpc._generated.boxlite import v1 as wire
 from boxlite._rpc.convert import GuestInfo, Pong
 from boxlite._rpc.session import GuestSession, open_session, serve_session
+from boxlite._volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,6 +62,98 @@ async def test_ping_echoes_and_shutdown_counts() -> None:
             payload=b"12", boot_id=BOOT_ID, uptime_ms=1, executions=0
         )
         assert await session.shutdown(grace=0.5) == 0
+
+
+async def test_a_guest_is_told_what_to_set_up() -> None:
+    """Each field as it was meant; a box without an image has none, whatever else it has."""
+    async with connected() as (session, guest):
+        await session.set_up(working_directory=None)
+        await session.set_up(
+            working_directory="/srv/\xe4",
+            volumes=[
+                ("volume0", Volume("/a", "/data", read_only=False), ""),
+                ("volume1", Volume("/b", "/etc/app.conf"), "app.conf"),
+            ],
+            limits=[(7, 1024, (1 << 64) - 1), (4, 0, 0)],
+        )
+
+    nothing, everything = guest.set_ups
+    assert nothing == wire.SetUpRequest()
+    assert nothing.image is None
+    assert everything == wire.SetUpRequest(
+        image=wire.ImageRoot(working_directory="/srv/\xe4".encode()),
+        volumes=[
+            wire.VolumeMount(tag="volume0", path=b"/data"),
+            wire.VolumeMount(
+                tag="volume1", path=b"/etc/app.conf", read_only=True, file=b"app.conf"
+            ),
+        ],
+        limits=[
+            wire.ResourceLimit(resource=7, soft=1024, hard=(1 << 64) - 1),
+            wire.ResourceLimit(resource=4),
+        ],
+    )
+
+
+async def test_a_root_directory_is_not_no_image() -> None:
+    """Both are little on the wire."""
+    async with connected() as (session, guest):
+        await session.set_up(working_directory="")
+
+    assert guest.set_ups == [wire.SetUpRequest(image=wire.ImageRoot())]
+    assert guest.set_ups[0].image is not None
+
+
+async def _refuse() -> None:
+    raise GRPCError(Status.FAILED_PRECONDITION, "/data: \x1b[31mNo such device")
+
+
+async def test_a_guest_that_is_not_set_up_says_so() -> None:
+    """In its words, made harmless; the call is over, and the session goes on."""
+    async with connected() as (session, guest):
+        guest.set_up_script = _refuse
+        with pytest.raises(GuestFailedError, match=r"SetUp: /data: \\x1b\[31mNo such") as caught:
+            await session.set_up(working_directory="/")
+
+        assert caught.value.status == "FAILED_PRECONDITION"
+        assert session.open_calls == 0
+        await session.ping()
+
+
+async def _say_too_much() -> None:
+    raise GRPCError(Status.INTERNAL, "x" * 100_000)
+
+
+async def _say_nonsense() -> None:
+    """Have the answer be a message that ends in the middle of a field."""
+
+
+@pytest.mark.parametrize("script", [_say_too_much, _say_nonsense])
+async def test_an_answer_that_is_none_is_a_breach(
+    monkeypatch: pytest.MonkeyPatch, script: Callable[[], Awaitable[None]]
+) -> None:
+    """Bounded as every answer is, and checked as a message."""
+    async with connected() as (session, guest):
+        guest.set_up_script = script
+        monkeypatch.setattr(wire.SetUpResponse, "__bytes__", lambda _: b"\x0a\x7f")
+        with pytest.raises(GuestProtocolError) as caught:
+            await session.set_up(working_directory=None)
+
+        assert len(str(caught.value)) < 1000
+        assert session.open_calls == 0
+
+
+async def test_a_guest_that_never_is_done_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Growing a large file system takes its time, and that is bounded."""
+    async with connected() as (session, guest):
+        await session.ping()
+        guest.set_up_script = partial(_never, None)
+        with pytest.raises(GuestTimeoutError, match=r"SetUp: .* within 30 s"):
+            await session.set_up(working_directory="/")
+
+        assert session.open_calls == 0
 
 
 async def test_many_calls_at_once_share_the_connection() -> None:

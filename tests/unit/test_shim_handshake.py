@@ -98,6 +98,43 @@ def test_a_guest_that_becomes_a_template_is_never_greeted() -> None:
     assert not shake.ready
 
 
+@pytest.mark.parametrize("nonce_first", [True, False])
+def test_a_guest_that_is_to_prepare_is_saved_when_it_waits_again(nonce_first: bool) -> None:
+    """It is asked once, when it runs; not greeted; and saved when nothing is under way again."""
+    shake = Handshake(saving=True, prepare='/a "b"\n')
+    if nonce_first:
+        assert shake.begin(NONCE) == []
+    (order,) = shake.resume()
+    assert isinstance(order, Send)
+    assert json.loads(order.line) == {"type": "prepare", "directory": '/a "b"\n'}
+    assert order.line.count(b"\n") == 1
+    if not nonce_first:
+        assert shake.begin(NONCE) == []
+
+    assert shake.receive(WAITING) == [Save()]
+    assert shake.receive(WAITING * 100) == [Save()] * 100, "the shim saves once"
+    assert not shake.ready
+
+
+def test_a_guest_that_says_early_that_it_waits_is_not_saved() -> None:
+    """Before it was asked it can have prepared nothing."""
+    shake = Handshake(saving=True, prepare="/")
+    shake.begin(NONCE)
+
+    assert Save() not in shake.receive(WAITING)
+    shake.resume()
+    assert shake.receive(WAITING) == [Save()]
+
+
+def test_an_order_to_prepare_fits_into_a_line_of_the_guests() -> None:
+    """At the largest that a host asks for, each character six bytes as JSON has it."""
+    shake = Handshake(saving=True, prepare="/" + "\u1234" * 340)
+    (order,) = shake.resume()
+
+    assert isinstance(order, Send)
+    assert len(order.line) <= CONTROL_LINE_BYTES
+
+
 def test_the_greeting_carries_the_identity() -> None:
     """What the guest is told it is comes beside time and entropy."""
     shake = Handshake(identity={"hostname": "box-1", "machine_id": "ab" * 16})

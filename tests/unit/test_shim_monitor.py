@@ -119,6 +119,29 @@ def test_a_save_hands_the_file_over_and_ends_with_qemus_word(talk: Conversation)
     assert talk.failures == []
 
 
+def test_a_machine_that_was_restored_can_be_saved(talk: Conversation) -> None:
+    """QEMU takes the negotiation once; the state that it loaded is not taken for saved."""
+    talk.monitor.restore(9)
+    commands = talk.heard()
+    talk.say(GREETING + OK * 3 + b'{"event": "RESUME"}\r\n')
+    assert (talk.resumed, talk.saved) == (1, 0)
+    reading, writing = os.pipe()
+    os.close(reading)
+    talk.monitor.save(writing)
+    data, fds, _, _ = socket.recv_fds(talk.qemu, 65536, 4)
+    commands += [json.loads(line) for line in data.splitlines()] + talk.heard()
+    for fd in fds:
+        os.close(fd)
+
+    assert [command["execute"] for command in commands] == [
+        *("qmp_capabilities", "migrate-set-capabilities", "migrate-incoming"),
+        *("migrate-set-capabilities", "getfd", "migrate"),
+    ]
+    talk.say(OK * 3 + b'{"event": "STOP"}\r\n')
+    talk.say(b'{"event": "MIGRATION", "data": {"status": "completed"}}\r\n')
+    assert (talk.resumed, talk.saved, talk.failures) == (1, 1, [])
+
+
 @pytest.mark.parametrize(
     "line",
     [

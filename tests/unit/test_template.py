@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from census import open_files
 
 from boxlite._home import prepare_home
 from boxlite._layout import HomeLayout
@@ -34,11 +35,13 @@ def home(tmp_path: Path) -> HomeLayout:
     return home
 
 
-def make(home: HomeLayout, shape: dict[str, str] = SHAPE) -> Path:
+def make(home: HomeLayout, shape: dict[str, str] = SHAPE, *, disk: bool = False) -> Path:
     """Publish a template and return its directory."""
     draft = TemplateDraft(home, memory_mib=1)
     os.pwrite(draft.memory_fd, b"memory", 4096)
     os.write(draft.state_fd, b"state")
+    if disk:
+        draft.disk.write_bytes(b"disk")
     draft.publish(shape)
     draft.close()
     return home.templates / template_key(shape)
@@ -69,9 +72,47 @@ def test_a_published_template_is_found_by_its_shape(home: HomeLayout) -> None:
     assert list(home.tmp.iterdir()) == []
 
 
-def test_a_draft_that_is_not_published_leaves_nothing(home: HomeLayout) -> None:
-    """A failed build removes what it had begun."""
+def test_the_disk_of_a_template_is_open_with_it(home: HomeLayout) -> None:
+    """To be read alone: what is on it fits the memory for as long as nobody writes to it."""
+    before = open_files()
+    directory = make(home, disk=True)
+    found = open_template(home, SHAPE)
+    assert found is not None
+    assert found.disk_fd is not None
+    remove_template(home, directory.name)
+
+    assert os.pread(found.disk_fd, 100, 0) == b"disk"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(found.disk_fd, b"x")
+    found.close()
+    found.close()
+    assert open_files() == before
+    assert list_templates(home) == []
+
+
+def test_a_template_begins_with_a_copy_of_anothers_memory(home: HomeLayout) -> None:
+    """The other stays as it is and a template; holes stay holes."""
+    make(home)
+    base = open_template(home, SHAPE)
+    assert base is not None
     draft = TemplateDraft(home, memory_mib=1)
+    draft.begin_with(base)
+    assert os.pread(draft.memory_fd, 6, 4096) == b"memory"
+    assert os.fstat(draft.memory_fd).st_blocks == os.fstat(base.memory_fd).st_blocks
+    os.pwrite(draft.memory_fd, b"MEMORY", 4096)
+    base.close()
+    draft.publish({**SHAPE, "image": "x"})
+    draft.close()
+
+    assert is_sound(home)
+    assert is_sound(home, {**SHAPE, "image": "x"})
+    assert list(home.tmp.iterdir()) == []
+
+
+def test_a_draft_that_is_not_published_leaves_nothing(home: HomeLayout) -> None:
+    """A failed build removes what it had begun, its disk too."""
+    draft = TemplateDraft(home, memory_mib=1)
+    draft.disk.write_bytes(b"half a disk")
     draft.close()
 
     assert list(home.tmp.iterdir()) == []
@@ -97,6 +138,16 @@ def _link_memory(directory: Path) -> None:
     (directory / "memory").symlink_to("elsewhere")
 
 
+def _touch_disk(directory: Path) -> None:
+    (directory / "disk").write_bytes(b"d1sk")
+    os.utime(directory / "disk", ns=(0, 1))
+
+
+def _link_disk(directory: Path) -> None:
+    (directory / "disk").rename(directory / "elsewhere")
+    (directory / "disk").symlink_to("elsewhere")
+
+
 def _describe(text: str) -> Callable[[Path], None]:
     def write(directory: Path) -> None:
         (directory / "template.json").write_text(text)
@@ -114,6 +165,9 @@ def _describe(text: str) -> Callable[[Path], None]:
         _describe(""),
         _describe("[]"),
         _describe("[" * 60_000),
+        _touch_disk,
+        _link_disk,
+        lambda directory: (directory / "disk").unlink(),
         lambda directory: (directory / "memory").unlink(),
         lambda directory: (directory / "state").unlink(),
         lambda directory: (directory / "template.json").unlink(),
@@ -123,13 +177,18 @@ def test_a_damaged_template_is_removed_and_not_used(
     home: HomeLayout, damage: Callable[[Path], Any]
 ) -> None:
     """The next start makes a new one."""
-    directory = make(home)
+    before = open_files()
+    directory = make(home, disk=True)
     damage(directory)
 
     assert not is_sound(home)
     assert not directory.exists()
     make(home)
     assert is_sound(home)
+    # A disk that was never part of it is no part of it now.
+    (directory / "disk").write_bytes(b"disk")
+    assert not is_sound(home)
+    assert open_files() == before
 
 
 def test_a_template_of_another_shape_under_this_key_is_not_used(home: HomeLayout) -> None:
