@@ -91,12 +91,20 @@ class Residents:
         return record or _unknown()
 
     def roots(self) -> set[str]:
-        """Return the roots of images that boxes need which no task here has open. Blocks."""
+        """Return the roots of images that boxes need which no task here has open. Blocks.
+
+        Raises:
+            OSError: A record cannot be read.
+        """
         found = set()
         for path in self._home.boxes.iterdir():
-            # What cannot be read is no box that anybody can open.
+            layout = BoxLayout(path)
+            # What cannot be read now may be readable later: it must not count as nothing.
+            with suppress(FileNotFoundError, NotADirectoryError):
+                layout.record.read_bytes()
+            # What makes no sense is no box that anybody can open.
             with suppress(HostError):
-                record = read_record(BoxLayout(path), self._home.roots)
+                record = read_record(layout, self._home.roots)
                 if record is not None and record.image is not None:
                     found.add(record.image.root.name)
         return found
