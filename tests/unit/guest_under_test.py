@@ -52,6 +52,7 @@ class _Protocol(H2Protocol):
         self.splitter = bulk.Splitter()
         self.listeners: dict[int, Callable[[bulk.Frame], None]] = {}
         assert isinstance(transport, asyncio.WriteTransport)
+        self.abort = transport.abort
         transport.write(OPENING)
         super().connection_made(transport)
 
@@ -66,6 +67,13 @@ class _Protocol(H2Protocol):
 class _Channel(Channel):
     def _protocol_factory(self) -> H2Protocol:
         return _Protocol(Handler(), self._config, self._h2_config)
+
+    def close(self) -> None:
+        protocol = self._protocol
+        super().close()
+        if isinstance(protocol, _Protocol):
+            # What the agent does not read any more would keep the socket open.
+            protocol.abort()
 
 
 class AgentUnderTest:
