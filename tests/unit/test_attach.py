@@ -279,6 +279,39 @@ def test_a_directory_that_cannot_be_removed_is_named(
         remove_directory(layout, keep_evidence=False)
 
 
+def test_the_directory_of_a_box_is_used_again(tmp_path: Path) -> None:
+    """Its sockets may be there still: its program was killed, or its VM."""
+    layout = BoxLayout(tmp_path / "box")
+    make_directory(layout)
+    layout.ready_socket.touch()
+    layout.disk.write_text("disk")
+
+    make_directory(layout, again=True)
+
+    assert list(layout.sockets.iterdir()) == []
+    assert layout.disk.read_text() == "disk"
+    layout.sockets.rmdir()
+    layout.sockets.write_text("in the way")
+    with pytest.raises(FileExistsError):
+        make_directory(layout, again=True)
+    assert layout.disk.read_text() == "disk"
+
+
+@pytest.mark.parametrize("keep_evidence", [True, False])
+def test_a_disk_that_is_kept_keeps_its_record(tmp_path: Path, *, keep_evidence: bool) -> None:
+    """The rest goes; what explains a failure only if there was none."""
+    layout = BoxLayout(tmp_path / "box")
+    make_directory(layout)
+    for path in (layout.disk, layout.record, layout.console_log, layout.shim_pid):
+        path.write_text("")
+    (layout.volumes / "0").mkdir(parents=True)
+
+    remove_directory(layout, keep_evidence=keep_evidence, keep_disk=True)
+
+    kept = {"disk", "box.json"} | ({"console.log"} if keep_evidence else set())
+    assert {path.name for path in layout.root.iterdir()} == kept
+
+
 def test_a_directory_that_exists_belongs_to_somebody_else(tmp_path: Path) -> None:
     """It is not touched."""
     layout = BoxLayout(tmp_path / "box")
