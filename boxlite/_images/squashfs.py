@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from boxlite._errors import HostError
+from boxlite._program import Answer
 from boxlite._scopes import open_nursery_unwrapped
 
 from .layer_spool import processors
@@ -151,9 +152,8 @@ async def _run(argv: list[str], write: Callable[[int], object], seconds: float) 
         return f"{PROGRAM} did not end within {seconds:g} s"
     if exit_code == 0 and is_written:
         return ""
-    lines = [line for line in words.decode("ascii", "replace").split("\n") if line.strip()]
-    said = "".join(char for char in lines[-1] if char.isprintable())[:200] if lines else ""
-    return said or f"{PROGRAM} exited with {exit_code}"
+    answer = Answer(exit_code=exit_code, stdout=b"", stderr=bytes(words))
+    return answer.last_words or f"{PROGRAM} exited with {exit_code}"
 
 
 async def _read(stream: trio.abc.ReceiveStream, into: bytearray) -> None:

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 import image_builder
 import pytest
+from image_homes import make_home
 from image_layout import Layout, missing_tools
 from image_registry import Registry, open_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from boxlite._layout import HomeLayout
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +79,16 @@ def debian_reference(registry: Registry, debian: Layout) -> str:
 def app_reference(registry: Registry, app: Layout) -> str:
     """What :func:`app` is called in the registry."""
     return registry.push(app, "test/app:latest")
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry of this machine is not reached through another one."""
+    for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> HomeLayout:
+    """A home without anything."""
+    return make_home(tmp_path / "home")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 import image_builder
 import pytest
-from image_homes import images_of, make_home, tree
+from image_homes import images_of, tree
 from image_layout import skopeo
 from image_trees import Tree, differences, tree_of_directory
 
@@ -24,19 +24,6 @@ if TYPE_CHECKING:
     from image_registry import Registry
 
     from boxlite._layout import HomeLayout
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry of this machine is not reached through another one."""
-    for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(variable)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> HomeLayout:
-    """A home without anything."""
-    return make_home(tmp_path / "home")
 
 
 def as_anybody_unpacks(tree: Tree) -> Tree:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 import image_builder
 import pytest
 import trio
-from image_homes import assert_holds, images_of, make_home, nothing_left, tree
+from image_homes import assert_holds, images_of, nothing_left, tree
 from image_trees import differences
 
 import boxlite
@@ -25,19 +24,6 @@ if TYPE_CHECKING:
 
 #: Nobody waits for what is on this machine for longer than this.
 PATIENCE_SECONDS: Final = 120
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry of this machine is not reached through another one."""
-    for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(variable)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> HomeLayout:
-    """A home without anything."""
-    return make_home(tmp_path / "home")
 
 
 async def test_a_pull_that_is_cancelled_at_any_event_leaves_nothing_running(

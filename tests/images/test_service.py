@@ -37,19 +37,6 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS: Final = 120
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry of this machine is not reached through another one."""
-    for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(variable)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> HomeLayout:
-    """A home without anything."""
-    return make_home(tmp_path / "home")
-
-
 @pytest.mark.parametrize("name", ["busybox", "debian", "app"])
 async def test_an_image_is_pulled_and_ready(
     name: str, home: HomeLayout, request: pytest.FixtureRequest, registry: Registry
